@@ -14,3 +14,7 @@ class NonFiniteError(QfleetError):
 
 class DamagedError(QfleetError):
     """A file of a run is truncated, altered or missing."""
+
+
+class FleetError(QfleetError):
+    """A worker died, hung or could not be started."""

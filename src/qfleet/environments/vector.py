@@ -5,6 +5,7 @@ same-step autoreset, EnvPool's own). Here the differences end: a `Step` says for
 whether it was stepped at all, whether its episode ended, and what its true last observation was.
 """
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -24,6 +25,13 @@ class ObservationLayout:
     """Whether the three axes are an image's; then `channels_last` says which axis is which."""
     channels_last: bool = False
     """(height, width, channels) if true, else (channels, height, width)."""
+    scale: float = 1.0
+    """What the network multiplies an observation by: 1/255 for an image of 0 to 255, 1 for a boolean grid."""
+
+    @property
+    def size(self) -> int:
+        """Numbers in one observation."""
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,169 @@
+"""The actor: steps environments with an exploring policy and gathers what a replay needs."""
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qfleet.deep.dqn import DQNConfig
+from qfleet.deep.learner import Policy
+from qfleet.deep.parameters import Parameters
+from qfleet.environments.vector import Step, VectorEnvironment
+from qfleet.replay.recorder import Block, Recorder
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What one block of acting brought."""
+
+    block: Block
+    num_steps: int
+    """Environment steps in the block, over all environments."""
+    returns: list[float]
+    """Of the episodes that ended, unclipped and undiscounted."""
+    lengths: list[int]
+    """Their steps."""
+
+
+class FrameStacks:
+    """The newest `depth` observations of every environment, oldest first; an episode begins with copies of its first."""
+
+    def __init__(self, num_envs: int, depth: int, size: int, dtype: np.dtype) -> None:
+        self._depth = depth
+        self.stacked = np.zeros((num_envs, depth * size), dtype)
+        """(num_envs, depth * size): what a network receives."""
+        self._frames = self.stacked.reshape(num_envs, depth, size)
+
+    def push(self, observations: NDArray, started: NDArray[np.bool_]) -> None:
+        """Adds `observations` (num_envs, size); where `started`, they fill the whole stack."""
+        if self._depth > 1:
+            self._frames[:, :-1] = self._frames[:, 1:]
+        self._frames[:, -1] = observations
+        if self._depth > 1 and started.any():
+            self._frames[started] = observations[started][:, None]
+
+
+@final
+class Actor:
+    """Owns its environments, their stacks, and the recorder; acts with parameters it is given."""
+
+    def __init__(
+        self,
+        environment: VectorEnvironment,
+        policy: Policy,
+        config: DQNConfig,
+        *,
+        num_mask_actions: int,
+        seed: int,
+        block_steps: int,
+    ) -> None:
+        self._environment, self._policy, self._config, self._seed = environment, policy, config, seed
+        num_envs, layout = environment.num_envs, environment.layout
+        self._vector_steps_per_block = -(-block_steps // num_envs)
+        self._recorder = Recorder(
+            num_envs,
+            layout,
+            num_mask_actions,
+            n_step=config.n_step,
+            discount=config.discount,
+            reward_limit=config.reward_limit or np.inf,
+            max_steps_per_block=self._vector_steps_per_block,
+        )
+        self._stacks = FrameStacks(num_envs, environment.frame_stack, layout.size, layout.dtype)
+        self._masks = np.ones((num_envs, num_mask_actions), np.bool_)
+        self._returns, self._lengths = np.zeros(num_envs), np.zeros(num_envs, np.int64)
+        self._num_vector_steps, self._num_resets = 0, 0
+        self.num_steps = 0
+        """Environment steps made so far, over all environments."""
+
+    def start(self) -> None:
+        """Begins a new episode in every environment."""
+        observations, masks = self._environment.reset(derived_seed(self._seed, self._num_resets))
+        self._num_resets += 1
+        self._recorder.start(observations, masks)
+        self._see(observations, masks, np.ones(len(observations), np.bool_))
+        self._returns[:], self._lengths[:] = 0, 0
+
+    def gather(self, parameters: Parameters, max_steps: int) -> Gathered:
+        """Acts for one block, or until `max_steps` steps are made if that is sooner."""
+        self._policy.load(parameters)
+        before, returns, lengths = self.num_steps, [], []
+        for _ in range(self._vector_steps_per_block):
+            if self.num_steps - before >= max_steps:
+                break
+            self._step(returns, lengths)
+        return Gathered(self._recorder.take(), self.num_steps - before, returns, lengths)
+
+    def _step(self, returns: list[float], lengths: list[int]) -> None:
+        epsilon = self._config.exploration_rate(self.num_steps)
+        actions = self._policy.act(
+            self._stacks.stacked, self._masks, epsilon, self._seed, self._num_vector_steps
+        )
+        step = self._environment.step(actions)
+        self._recorder.record(actions, step)
+        self._see(step.observations, step.action_masks, step.started)
+        self._count(step, returns, lengths)
+
+    def _see(self, observations: NDArray, masks: NDArray[np.bool_] | None, started: NDArray[np.bool_]) -> None:
+        self._stacks.push(observations.reshape(len(observations), -1), started)
+        if masks is not None:
+            self._masks[:] = masks
+
+    def _count(self, step: Step, returns: list[float], lengths: list[int]) -> None:
+        self._num_vector_steps += 1
+        self.num_steps += int(np.count_nonzero(step.stepped))
+        self._returns += step.rewards
+        self._lengths += step.stepped
+        ended = step.terminated | step.truncated
+        if ended.any():
+            returns.extend(self._returns[ended].tolist())
+            lengths.extend(self._lengths[ended].tolist())
+            self._returns[ended], self._lengths[ended] = 0, 0
+
+    def pause(self) -> tuple[dict[str, NDArray], Block]:
+        """Everything the next block depends on but the parameters, and a block that belongs before the pause.
+
+        Only between blocks. Where the engine cannot save its environments, their episodes are truncated and
+        new ones begin, in this run as in the one resumed from here; the block holds what that adds.
+        """
+        environment = self._environment.save_state()
+        if environment is None:
+            self._recorder.cut()
+            self.start()
+        block = self._recorder.take()
+        own = {
+            "counters": np.array([self._num_vector_steps, self._num_resets, self.num_steps], np.int64),
+            "stacks": self._stacks.stacked.copy(),
+            "masks": self._masks.copy(),
+            "returns": self._returns.copy(),
+            "lengths": self._lengths.copy(),
+        }
+        state = own | _prefixed("recorder/", self._recorder.save_state())
+        return state | _prefixed("environment/", environment or {}), block
+
+    def resume(self, state: dict[str, NDArray]) -> None:
+        """Goes on, in a newly made actor, from what `pause` returned."""
+        self._num_vector_steps, self._num_resets, self.num_steps = (int(n) for n in state["counters"])
+        self._stacks.stacked[:] = state["stacks"]
+        self._masks[:] = state["masks"]
+        self._returns[:], self._lengths[:] = state["returns"], state["lengths"]
+        self._recorder.load_state(_without_prefix("recorder/", state))
+        environment = _without_prefix("environment/", state)
+        # The reset that `pause` made, again; its observations are in the stacks already.
+        self._environment.reset(derived_seed(self._seed, self._num_resets - 1))
+        if environment:
+            self._environment.load_state(environment)
+
+
+def _prefixed(prefix: str, state: dict[str, NDArray]) -> dict[str, NDArray]:
+    return {prefix + name: np.array(array) for name, array in state.items()}
+
+
+def _without_prefix(prefix: str, state: dict[str, NDArray]) -> dict[str, NDArray]:
+    return {name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)}
+
+
+def derived_seed(seed: int, number: int) -> int:
+    """A seed of training environments for reset `number`; evaluation draws from others."""
+    return int(np.random.SeedSequence([seed, 0x747261696E, number]).generate_state(1)[0])

@@ -1,0 +1,96 @@
+"""A whole block of DQN updates in one compiled call, in which the interpreter lock is free.
+
+Read `_update` beside algorithm 1 of Mnih et al. 2015; everything it calls is the same code the PyTorch
+learner uses, except the network itself.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qfleet.deep.compiled.layers import backward, forward, make_scratch
+from qfleet.deep.losses import td_loss
+from qfleet.deep.optimizer import adam, move_towards
+from qfleet.deep.targets import bootstrapped_targets
+from qfleet.kernels import kernel
+from qfleet.replay.replay import draw, update_priorities
+
+
+class Vectors(NamedTuple):
+    """What learning changes, each (num_parameters,) float32."""
+
+    parameters: NDArray
+    target: NDArray
+    first_moment: NDArray
+    second_moment: NDArray
+
+
+@kernel
+def _next_values(plan, rule, vectors, batch, online, other):
+    """The target network's Q at the next observations, and the Q that selects the action there.
+
+    With double DQN the online network sees both halves of the batch in one pass; its activations for the
+    first half are then what `backward` needs.
+    """
+    num = len(batch.rows)
+    next_values = forward(plan, vectors.target, batch.observations[num:], other)
+    if rule.double:
+        values = forward(plan, vectors.parameters, batch.observations, online)
+        return next_values, values[num:], values[:num]
+    values = forward(plan, vectors.parameters, batch.observations[:num], online)
+    return next_values, next_values, values
+
+
+@kernel
+def gradient_step(plan, rule, vectors, batch, online, other, gradient, targets, td_errors, value_deltas):
+    """Fills `gradient` (num_parameters,) with that of the minibatch's loss; returns the loss."""
+    next_values, selecting_values, values = _next_values(plan, rule, vectors, batch, online, other)
+    bootstrapped_targets(
+        batch.rewards, batch.discounts, selecting_values, next_values, batch.next_action_masks, targets
+    )
+    loss = td_loss(values, batch.actions, targets, batch.weights, rule.huber_limit, td_errors, value_deltas)
+    backward(plan, vectors.parameters, value_deltas, online, gradient)
+    return loss
+
+
+@kernel
+def learn_block(plan, rule, view, vectors, batch, seed, num_updates_before, num_updates, importance_exponent, sums):
+    """Makes updates number `num_updates_before` + 1 … + `num_updates`; returns how many were made.
+
+    Fewer than asked means that the next one's loss or gradient was not finite: its step was not taken. `sums`
+    (3,) float64 gathers loss, |TD error| and gradient norm over the updates.
+    """
+    num = len(batch.rows)
+    num_inputs = batch.observations.shape[1]
+    online, other = make_scratch(plan, 2 * num, num_inputs), make_scratch(plan, num, num_inputs)
+    gradient = np.empty(len(vectors.parameters), np.float32)
+    targets, td_errors = np.empty(num, np.float32), np.empty(num, np.float32)
+    value_deltas = np.empty((num, plan.num_actions), np.float32)
+    for i in range(num_updates):
+        number = num_updates_before + i + 1
+        draw(view, seed, number, importance_exponent, batch)
+        loss = gradient_step(
+            plan, rule, vectors, batch, online, other, gradient, targets, td_errors, value_deltas
+        )
+        if not np.isfinite(loss):
+            return i
+        norm = adam(
+            vectors.parameters,
+            gradient,
+            vectors.first_moment,
+            vectors.second_moment,
+            number,
+            rule.learning_rate,
+            rule.adam_epsilon,
+            rule.max_gradient_norm,
+        )
+        update_priorities(view, batch.rows, td_errors, rule.priority_exponent, rule.priority_floor)
+        if number % rule.target_update_every_updates == 0:
+            move_towards(vectors.target, vectors.parameters, rule.target_update_rate)
+        sums[0] += loss
+        sums[1] += np.mean(np.abs(td_errors))
+        sums[2] += norm
+    return num_updates
+
+

@@ -1,0 +1,86 @@
+"""The learner and the policy on compiled kernels: one call a block, no interpreter lock, no PyTorch."""
+
+from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qfleet.deep.compiled.layers import forward, make_scratch
+from qfleet.deep.compiled.learn import Vectors, learn_block
+from qfleet.deep.compiled.plan import Plan
+from qfleet.deep.dqn import DQNConfig
+from qfleet.deep.learner import Learner, Policy
+from qfleet.deep.networks import NetworkShape, compiled_plan
+from qfleet.deep.parameters import Parameters, check_same_network, initial_parameters
+from qfleet.replay.replay import ReplayView
+
+
+@final
+class CompiledPolicy(Policy):
+    """A plan run by the compiled kernels."""
+
+    def __init__(self, plan: Plan, num_inputs: int) -> None:
+        self._plan, self._num_inputs = plan, num_inputs
+        self._vector = np.empty(0, np.float32)
+        self._scratch = make_scratch(plan, 0, num_inputs)
+
+    def load(self, parameters: Parameters) -> None:
+        """Acts with these from now on."""
+        self._vector = parameters.vector
+
+    def values(self, observations: NDArray) -> NDArray[np.float32]:
+        """Q (num, num_actions); valid until the next call."""
+        if len(self._scratch.values) < len(observations):
+            self._scratch = make_scratch(self._plan, len(observations), self._num_inputs)
+        return forward(self._plan, self._vector, observations, self._scratch)
+
+
+@final
+class CompiledLearner(Learner):
+    """A learner whose whole block of updates is one compiled call."""
+
+    def __init__(self, config: DQNConfig, shape: NetworkShape, num_mask_actions: int, seed: int) -> None:
+        super().__init__(config, shape, num_mask_actions, seed)
+        self._plan, slots = compiled_plan(shape)
+        self._num_inputs = shape.num_inputs
+        parameters = initial_parameters(slots, seed)
+        self._vectors = Vectors(
+            parameters, parameters.copy(), np.zeros_like(parameters), np.zeros_like(parameters)
+        )
+
+    def _learn(self, view: ReplayView, num_updates: int, importance_exponent: float) -> int:
+        return learn_block(
+            self._plan,
+            self._rule,
+            view,
+            self._vectors,
+            self._batch,
+            self.seed,
+            self.num_updates,
+            num_updates,
+            importance_exponent,
+            self._sums,
+        )
+
+    def publish(self) -> Parameters:
+        """A copy of the parameters."""
+        return Parameters(self.num_updates, self._vectors.parameters.copy())
+
+    def warm_start(self, parameters: Parameters) -> None:
+        """Begins from another run's parameters."""
+        check_same_network(len(self._vectors.parameters), parameters)
+        self._vectors.parameters[:] = parameters.vector
+        self._vectors.target[:] = parameters.vector
+
+    def policy(self) -> CompiledPolicy:
+        """A plan of the same shape to act with."""
+        return CompiledPolicy(self._plan, self._num_inputs)
+
+    def save_state(self) -> dict[str, NDArray]:
+        """The four vectors."""
+        return {name: vector.copy() for name, vector in self._vectors._asdict().items()}
+
+    def load_state(self, state: dict[str, NDArray]) -> None:
+        """Puts the four vectors back."""
+        for name, vector in self._vectors._asdict().items():
+            vector[:] = state[name]

@@ -1,0 +1,94 @@
+"""What every deep learner offers, whichever way its network is run."""
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qfleet.deep.dqn import DQNConfig
+from qfleet.deep.exploration import epsilon_greedy
+from qfleet.deep.networks import NetworkShape
+from qfleet.deep.parameters import Parameters
+from qfleet.errors import NonFiniteError
+from qfleet.replay.replay import ReplayView, empty_batch
+
+
+class Learner(ABC):
+    """Improves a Q-network from minibatches."""
+
+    def __init__(self, config: DQNConfig, shape: NetworkShape, num_mask_actions: int, seed: int) -> None:
+        self.config, self.seed = config, seed
+        self.num_updates = 0
+        self._rule = config.rule()
+        self._batch = empty_batch(config.batch_size, shape.layout, shape.frame_stack, num_mask_actions)
+        self._sums, self._num_summed = np.zeros(3), 0
+
+    def learn(self, view: ReplayView, num_updates: int, importance_exponent: float) -> None:
+        """Makes `num_updates` updates from the transitions in `view`.
+
+        Raises NonFiniteError, with the values as they were before the update at fault, if a loss is not finite.
+        """
+        made = self._learn(view, num_updates, importance_exponent)
+        self.num_updates += made
+        self._num_summed += made
+        if made < num_updates:
+            raise NonFiniteError(
+                f"the loss of update {self.num_updates + 1} is not finite; the values are as before it. "
+                "A smaller --learning-rate, or a --reward-limit, usually helps"
+            )
+
+    @abstractmethod
+    def _learn(self, view: ReplayView, num_updates: int, importance_exponent: float) -> int:
+        """Makes the updates and returns how many were made before one was not finite."""
+
+    @abstractmethod
+    def publish(self) -> Parameters:
+        """A copy of the parameters, to act with."""
+
+    @abstractmethod
+    def warm_start(self, parameters: Parameters) -> None:
+        """Begins from another run's parameters; raises QfleetError if they are of another network."""
+
+    @abstractmethod
+    def policy(self) -> "Policy":
+        """A network of the same shape to act with; give it parameters first."""
+
+    @abstractmethod
+    def save_state(self) -> dict[str, NDArray]:
+        """Everything that further updates depend on, but for the counters."""
+
+    @abstractmethod
+    def load_state(self, state: dict[str, NDArray]) -> None:
+        """Puts back what `save_state` returned."""
+
+    def take_statistics(self) -> dict[str, float]:
+        """Means since the last call of loss, |TD error| and gradient norm; empty if no update was made."""
+        if self._num_summed == 0:
+            return {}
+        means = self._sums / self._num_summed
+        self._sums[:], self._num_summed = 0, 0
+        return {
+            "train/loss": float(means[0]),
+            "train/td_error": float(means[1]),
+            "train/gradient_norm": float(means[2]),
+        }
+
+
+class Policy(ABC):
+    """A network that only acts."""
+
+    @abstractmethod
+    def load(self, parameters: Parameters) -> None:
+        """Acts with these from now on (copied)."""
+
+    @abstractmethod
+    def values(self, observations: NDArray) -> NDArray[np.float32]:
+        """Q (num, num_actions) of stacked observations (num, frame_stack * size)."""
+
+    def act(
+        self, observations: NDArray, masks: NDArray[np.bool_], epsilon: float, seed: int, counter: int
+    ) -> NDArray[np.int64]:
+        """Actions (num,), random with probability epsilon; masks (num, num_actions) or (num, 0)."""
+        actions = np.empty(len(observations), np.int64)
+        epsilon_greedy(self.values(observations), masks, epsilon, seed, counter, actions)
+        return actions

@@ -1,0 +1,59 @@
+"""Parameters of a network: one flat float32 vector that every tensor of the network is a view into."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qfleet.errors import QfleetError
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where one tensor lies in the vector."""
+
+    name: str
+    offset: int
+    shape: tuple[int, ...]
+    fan_in: int
+    """Inputs of one unit, from which the initial values' range follows."""
+
+    @property
+    def size(self) -> int:
+        """Numbers in the tensor."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+
+def initial_parameters(slots: list[Slot], seed: int) -> NDArray[np.float32]:
+    """Draws every weight and bias uniformly in +-1/sqrt(fan_in), PyTorch's own default for Linear and Conv.
+
+    Returns (num_parameters,) float32.
+    """
+    generator = np.random.default_rng(np.random.SeedSequence([seed, 0x6E6574]))
+    parameters = np.empty(sum(slot.size for slot in slots), np.float32)
+    for slot in slots:
+        bound = 1.0 / np.sqrt(slot.fan_in)
+        values = generator.uniform(-bound, bound, slot.size)
+        parameters[slot.offset : slot.offset + slot.size] = values
+    return parameters
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """A network's parameters as they are handed on."""
+
+    version: int
+    """Updates made when they were published."""
+    vector: NDArray[np.float32]
+    """(num_parameters,)"""
+    buffers: dict[str, NDArray] = field(default_factory=dict)
+    """What a module keeps beside its parameters (a batch norm's running means), by name."""
+
+
+def check_same_network(num_parameters: int, parameters: Parameters) -> None:
+    """Raises QfleetError if `parameters` belong to a network of another size."""
+    if len(parameters.vector) != num_parameters:
+        raise QfleetError(
+            f"the values to start from have {len(parameters.vector):,} parameters, this network has "
+            f"{num_parameters:,}; start from a run with the same environment and --hidden-sizes"
+        )

@@ -1,0 +1,291 @@
+"""The learner and the policy for networks that PyTorch runs: a user's own module, large images, a GPU.
+
+The network's tensors are views into one flat vector and its gradients into another; everything but the network
+is the code the compiled learner uses, on the host.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from qfleet.deep.dqn import DQNConfig
+from qfleet.deep.learner import Learner, Policy
+from qfleet.deep.losses import td_loss
+from qfleet.deep.networks import NetworkShape
+from qfleet.deep.optimizer import adam, move_towards
+from qfleet.deep.parameters import Parameters, check_same_network
+from qfleet.deep.targets import bootstrapped_targets
+from qfleet.errors import QfleetError
+from qfleet.replay.replay import ReplayView, draw, update_priorities
+
+
+@final
+class FlatModule:
+    """A module whose parameters are views into one vector."""
+
+    def __init__(self, module: nn.Module, device: torch.device) -> None:
+        """Moves `module` to the device and rebinds its tensors; raises QfleetError if that cannot be done."""
+        _refuse_unflattenable(module)
+        self.module = module.to(device)
+        tensors = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        num = sum(tensor.numel() for tensor in tensors)
+        self.vector = torch.zeros(num, device=device)
+        self.gradient = torch.zeros(num, device=device)
+        offset = 0
+        for tensor in tensors:
+            end = offset + tensor.numel()
+            self.vector[offset:end] = tensor.detach().reshape(-1)
+            tensor.data = self.vector[offset:end].view(tensor.shape)
+            tensor.grad = self.gradient[offset:end].view(tensor.shape)
+            offset = end
+
+    def copy_from(self, other: "FlatModule") -> None:
+        """Takes the parameters and buffers of a module of the same shape."""
+        self.vector.copy_(other.vector)
+        for mine, theirs in zip(self.module.buffers(), other.module.buffers(), strict=True):
+            mine.copy_(theirs)
+
+    def buffers(self) -> dict[str, NDArray]:
+        """Copies of what the module keeps beside its parameters."""
+        return {name: tensor.detach().cpu().numpy().copy() for name, tensor in self.module.named_buffers()}
+
+    def load(self, parameters: Parameters) -> None:
+        """Takes published parameters."""
+        self.vector.copy_(torch.from_numpy(parameters.vector))
+        for name, tensor in self.module.named_buffers():
+            tensor.copy_(torch.from_numpy(np.asarray(parameters.buffers[name])))
+
+
+def _refuse_unflattenable(module: nn.Module) -> None:
+    for name, parameter in module.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise QfleetError(f"the network's {name} is lazy; run the network once on an observation first")
+        if parameter.dtype != torch.float32:
+            raise QfleetError(f"the network's {name} is {parameter.dtype}; only float32 parameters can be trained")
+    if not any(parameter.requires_grad for parameter in module.parameters()):
+        raise QfleetError("the network has no parameter to train")
+
+
+def module_input_shape(shape: NetworkShape) -> tuple[int, ...]:
+    """What a module receives, after the batch axis.
+
+    Channels-first images are stacked along the channels; other observations get a leading axis for the stack,
+    if there is one.
+    """
+    layout = shape.layout
+    if layout.is_image and not layout.channels_last:
+        return (shape.frame_stack * layout.shape[0], *layout.shape[1:])
+    return layout.shape if shape.frame_stack == 1 else (shape.frame_stack, *layout.shape)
+
+
+class _Reshaped(nn.Module):
+    """Gives a user's module its observations in their own shape."""
+
+    def __init__(self, module: nn.Module, input_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.module, self._input_shape = module, input_shape
+
+    def forward(self, observations: Tensor) -> Tensor:
+        return self.module(observations.view(-1, *self._input_shape))
+
+
+def users_module(module: nn.Module, shape: NetworkShape) -> nn.Module:
+    """A copy of a user's module that takes flat observations; raises QfleetError if its output does not fit."""
+    adapted = _Reshaped(copy.deepcopy(module), module_input_shape(shape))
+    _refuse_unflattenable(adapted)
+    example = torch.from_numpy(np.zeros((2, shape.num_inputs), shape.layout.dtype))
+    try:
+        values = adapted.eval()(example)
+    except Exception as error:
+        raise QfleetError(
+            f"the network cannot take observations of shape (batch, {', '.join(map(str, module_input_shape(shape)))}) "
+            f"and dtype {shape.layout.dtype}: {' '.join(str(error).split())}"
+        ) from error
+    if tuple(values.shape) != (2, shape.num_actions):
+        raise QfleetError(
+            f"the network gives values of shape {tuple(values.shape)} for 2 observations; "
+            f"they must be (2, {shape.num_actions}), one value an action"
+        )
+    return adapted
+
+
+@final
+class TorchPolicy(Policy):
+    """A module that only acts."""
+
+    def __init__(self, module: nn.Module, device: torch.device) -> None:
+        self._flat = FlatModule(module, device)
+        self._device = device
+        module.eval()
+
+    def load(self, parameters: Parameters) -> None:
+        """Acts with these from now on."""
+        self._flat.load(parameters)
+
+    @torch.no_grad()
+    def values(self, observations: NDArray) -> NDArray[np.float32]:
+        """Q (num, num_actions)."""
+        inputs = torch.from_numpy(observations).to(self._device)
+        return self._flat.module(inputs).cpu().numpy()
+
+
+@final
+class TorchLearner(Learner):
+    """A learner whose network is a PyTorch module."""
+
+    def __init__(
+        self,
+        config: DQNConfig,
+        shape: NetworkShape,
+        num_mask_actions: int,
+        seed: int,
+        *,
+        make_module: Callable[[], nn.Module],
+        device: torch.device,
+    ) -> None:
+        super().__init__(config, shape, num_mask_actions, seed)
+        self._make_module, self._device = make_module, device
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self._online = FlatModule(make_module(), device)
+            self._target = FlatModule(make_module(), device)
+        self._online.module.train()
+        self._target.module.eval()
+        self._target.copy_from(self._online)
+        self._moments = torch.zeros(2, len(self._online.vector), device=device)
+        self._targets = np.empty(config.batch_size, np.float32)
+        self._td_errors = np.empty(config.batch_size, np.float32)
+        self._value_deltas = np.empty((config.batch_size, shape.num_actions), np.float32)
+
+    def _learn(self, view: ReplayView, num_updates: int, importance_exponent: float) -> int:
+        for i in range(num_updates):
+            number = self.num_updates + i + 1
+            draw(view, self.seed, number, importance_exponent, self._batch)
+            loss = self._gradient_step()
+            if not np.isfinite(loss):
+                return i
+            norm = self._optimize(number)
+            rule = self._rule
+            update_priorities(
+                view, self._batch.rows, self._td_errors, rule.priority_exponent, rule.priority_floor
+            )
+            if number % rule.target_update_every_updates == 0:
+                self._move_target()
+            self._sums += loss, np.mean(np.abs(self._td_errors)), norm
+        return num_updates
+
+    def _gradient_step(self) -> float:
+        """Leaves the minibatch's gradient in the flat gradient; returns the loss."""
+        batch, num = self._batch, self.config.batch_size
+        observations = torch.from_numpy(batch.observations).to(self._device)
+        with torch.no_grad():
+            next_values = self._target.module(observations[num:]).cpu().numpy()
+            selecting = self._select(observations[num:]) if self._rule.double else next_values
+        values = self._online.module(observations[:num])
+        bootstrapped_targets(
+            batch.rewards, batch.discounts, selecting, next_values, batch.next_action_masks, self._targets
+        )
+        loss = td_loss(
+            values.detach().cpu().numpy(),
+            batch.actions,
+            self._targets,
+            batch.weights,
+            self._rule.huber_limit,
+            self._td_errors,
+            self._value_deltas,
+        )
+        self._online.gradient.zero_()
+        values.backward(torch.from_numpy(self._value_deltas).to(self._device))
+        return loss
+
+    def _select(self, observations: Tensor) -> NDArray[np.float32]:
+        """The online network's values, without moving its running statistics."""
+        self._online.module.eval()
+        values = self._online.module(observations).cpu().numpy()
+        self._online.module.train()
+        return values
+
+    def _optimize(self, number: int) -> float:
+        rule, flat = self._rule, self._online
+        step = adam if self._device.type == "cpu" else adam_on_device
+        convert = (lambda tensor: tensor.numpy()) if self._device.type == "cpu" else (lambda tensor: tensor)
+        return step(
+            convert(flat.vector),
+            convert(flat.gradient),
+            convert(self._moments[0]),
+            convert(self._moments[1]),
+            number,
+            rule.learning_rate,
+            rule.adam_epsilon,
+            rule.max_gradient_norm,
+        )
+
+    def _move_target(self) -> None:
+        rate = self._rule.target_update_rate
+        if rate >= 1:
+            self._target.copy_from(self._online)
+        elif self._device.type == "cpu":
+            move_towards(self._target.vector.numpy(), self._online.vector.numpy(), rate)
+        else:
+            self._target.vector.lerp_(self._online.vector, rate)
+
+    def publish(self) -> Parameters:
+        """A copy of the parameters."""
+        vector = self._online.vector.detach().cpu().numpy().copy()
+        return Parameters(self.num_updates, vector, self._online.buffers())
+
+    def warm_start(self, parameters: Parameters) -> None:
+        """Begins from another run's parameters."""
+        check_same_network(len(self._online.vector), parameters)
+        self._online.load(parameters)
+        self._target.copy_from(self._online)
+
+    def policy(self) -> TorchPolicy:
+        """A module of the same shape to act with."""
+        return TorchPolicy(self._make_module(), self._device)
+
+    def save_state(self) -> dict[str, NDArray]:
+        """The vectors and both networks' buffers."""
+        state = {
+            "parameters": self._online.vector.cpu().numpy().copy(),
+            "target": self._target.vector.cpu().numpy().copy(),
+            "moments": self._moments.cpu().numpy().copy(),
+        }
+        for network, flat in (("online", self._online), ("target", self._target)):
+            state |= {f"{network}/{name}": array for name, array in flat.buffers().items()}
+        return state
+
+    def load_state(self, state: dict[str, NDArray]) -> None:
+        """Puts everything back."""
+        for network, flat in (("online", self._online), ("target", self._target)):
+            vector = state["parameters" if network == "online" else "target"]
+            prefix = f"{network}/"
+            buffers = {name.removeprefix(prefix): a for name, a in state.items() if name.startswith(prefix)}
+            flat.load(Parameters(self.num_updates, vector, buffers))
+        self._moments.copy_(torch.from_numpy(state["moments"]))
+
+
+def adam_on_device(
+    parameters: Tensor,
+    gradient: Tensor,
+    first: Tensor,
+    second: Tensor,
+    num_updates: int,
+    learning_rate: float,
+    epsilon: float,
+    max_norm: float,
+) -> float:
+    """`qfleet.deep.optimizer.adam` for tensors that live on a device; arguments and result are the same."""
+    norm = float(torch.linalg.vector_norm(gradient))
+    if norm > max_norm:
+        gradient = gradient * (max_norm / (norm + 1e-6))
+    first.lerp_(gradient, 0.1)
+    second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
+    denominator = second.sqrt().div_((1 - 0.999**num_updates) ** 0.5).add_(epsilon)
+    parameters.addcdiv_(first, denominator, value=-learning_rate / (1 - 0.9**num_updates))
+    return norm

@@ -1,0 +1,72 @@
+"""Overlapped: one thread acts while another learns, in step, so that the same seed gives the same bits.
+
+While block n is acted, with the parameters as they stood when it began, the learner makes the updates owed
+for the steps before it, from the replay as it stood when it began. Neither sees what the other does until both
+have ended. Against serial, the actor's parameters and the learner's transitions are one block older.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import final
+
+from numpy.typing import NDArray
+
+from qfleet.deep.actor import Gathered
+from qfleet.errors import QfleetError
+from qfleet.topologies.topology import Team, Topology
+
+_PAUSE_TIMEOUT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class OverlappedConfig:
+    """How long the blocks are, and how long a silent actor is waited for."""
+
+    block_steps: int = 64
+    """Steps of a block, rounded up to whole steps of the vector environment."""
+    stall_timeout_seconds: float = 300.0
+    """A block that takes longer ends the run with an error."""
+
+    def __post_init__(self) -> None:
+        if self.block_steps < 1:
+            raise QfleetError(f"block_steps is {self.block_steps}; it must be at least 1")
+        if self.stall_timeout_seconds <= 0:
+            raise QfleetError(f"stall_timeout_seconds is {self.stall_timeout_seconds}; it must be above 0")
+
+
+@final
+class Overlapped(Topology):
+    """Acting and learning at the same time, meeting after every block."""
+
+    def __init__(self, team: Team, config: OverlappedConfig) -> None:
+        self._team, self._config = team, config
+        self._actor = team.fleet.start("the actor", team.make_actor)
+        self._begun = False
+        self.num_steps = 0
+
+    def blocks(self) -> Iterator[Gathered]:
+        """Act and learn, meet, store."""
+        team, timeout = self._team, self._config.stall_timeout_seconds
+        if not self._begun:
+            self._actor.call("start").result(timeout)
+        while self.num_steps < team.max_steps:
+            acting = self._actor.call("gather", team.learner.publish(), team.max_steps - self.num_steps)
+            team.learn_due(self.num_steps)
+            gathered = acting.result(timeout)
+            team.replay.append(gathered.block)
+            self.num_steps += gathered.num_steps
+            if self.num_steps >= team.max_steps:
+                team.learn_due(self.num_steps)
+            yield gathered
+
+    def pause(self) -> dict[str, NDArray]:
+        """The actor's state."""
+        state, block = self._actor.call("pause").result(_PAUSE_TIMEOUT_SECONDS)
+        self._team.replay.append(block)
+        return state
+
+    def resume(self, state: dict[str, NDArray]) -> None:
+        """Goes on with the actor's state."""
+        self._actor.call("resume", state).result(_PAUSE_TIMEOUT_SECONDS)
+        self._begun = True
+        self.num_steps = int(state["counters"][2])
