@@ -36,7 +36,11 @@ class ObservationLayout:
 
 @dataclass(frozen=True)
 class Step:
-    """What one call of `VectorEnvironment.step` produced; arrays belong to the caller until the next call."""
+    """What one call of `VectorEnvironment.step` produced.
+
+    The arrays keep their contents through the next call (so that a transition's two observations can be
+    held at once) and may be overwritten by the one after.
+    """
 
     observations: NDArray
     """(num_envs, *shape): what to act on next; where the episode ended and `observations` is not yet
@@ -68,6 +72,10 @@ class VectorEnvironment(ABC):
     layout: ObservationLayout
     engine: str
     """The engine's name, as `--engine` takes it."""
+    frame_stack: int
+    """How many of the latest single frames one network input is made of, the oldest first, along the
+    channel axis of images and the only axis of vectors; before an episode's k-th frame its first is
+    repeated. Environments yield single frames; 1: no stacking."""
 
     @abstractmethod
     def reset(self, seed: int) -> tuple[NDArray, NDArray[np.bool_] | None]:
