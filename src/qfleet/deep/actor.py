@@ -1,7 +1,7 @@
 """The actor: steps environments with an exploring policy and gathers what a replay needs."""
 
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,12 @@ class Gathered:
     """Of the episodes that ended, unclipped and undiscounted."""
     lengths: list[int]
     """Their steps."""
+    version: int
+    """Of the parameters acted with."""
+
+    def staleness(self, num_updates: int) -> int:
+        """Updates made since the parameters in use were published."""
+        return num_updates - self.version
 
 
 class FrameStacks:
@@ -93,7 +99,7 @@ class Actor:
             if self.num_steps - before >= max_steps:
                 break
             self._step(returns, lengths)
-        return Gathered(self._recorder.take(), self.num_steps - before, returns, lengths)
+        return Gathered(self._recorder.take(), self.num_steps - before, returns, lengths, parameters.version)
 
     def _step(self, returns: list[float], lengths: list[int]) -> None:
         epsilon = self._config.exploration_rate(self.num_steps)
@@ -121,7 +127,11 @@ class Actor:
             lengths.extend(self._lengths[ended].tolist())
             self._returns[ended], self._lengths[ended] = 0, 0
 
-    def pause(self) -> tuple[dict[str, NDArray], Block]:
+    def close(self) -> None:
+        """Closes the environments."""
+        self._environment.close()
+
+    def pause(self) -> tuple[dict[str, Any], Block]:
         """Everything the next block depends on but the parameters, and a block that belongs before the pause.
 
         Only between blocks. Where the engine cannot save its environments, their episodes are truncated and
@@ -139,29 +149,19 @@ class Actor:
             "returns": self._returns.copy(),
             "lengths": self._lengths.copy(),
         }
-        state = own | _prefixed("recorder/", self._recorder.save_state())
-        return state | _prefixed("environment/", environment or {}), block
+        return own | {"recorder": self._recorder.save_state(), "environment": environment or {}}, block
 
-    def resume(self, state: dict[str, NDArray]) -> None:
+    def resume(self, state: dict[str, Any]) -> None:
         """Goes on, in a newly made actor, from what `pause` returned."""
         self._num_vector_steps, self._num_resets, self.num_steps = (int(n) for n in state["counters"])
         self._stacks.stacked[:] = state["stacks"]
         self._masks[:] = state["masks"]
         self._returns[:], self._lengths[:] = state["returns"], state["lengths"]
-        self._recorder.load_state(_without_prefix("recorder/", state))
-        environment = _without_prefix("environment/", state)
+        self._recorder.load_state(state["recorder"])
         # The reset that `pause` made, again; its observations are in the stacks already.
         self._environment.reset(derived_seed(self._seed, self._num_resets - 1))
-        if environment:
-            self._environment.load_state(environment)
-
-
-def _prefixed(prefix: str, state: dict[str, NDArray]) -> dict[str, NDArray]:
-    return {prefix + name: np.array(array) for name, array in state.items()}
-
-
-def _without_prefix(prefix: str, state: dict[str, NDArray]) -> dict[str, NDArray]:
-    return {name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)}
+        if state["environment"]:
+            self._environment.load_state(state["environment"])
 
 
 def derived_seed(seed: int, number: int) -> int:

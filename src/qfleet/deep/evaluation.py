@@ -1,5 +1,6 @@
 """Greedy episodes that no training step ever saw."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,9 @@ from numpy.typing import NDArray
 from qfleet.deep.actor import FrameStacks
 from qfleet.deep.learner import Policy
 from qfleet.environments.vector import VectorEnvironment
+
+Interrupted = Callable[[], bool]
+"""Asked after every step whether to give up."""
 
 PERIODIC, CONFIRMING, FINAL = 1, 2, 3
 """What an evaluation is for: each purpose has episodes of its own, so none that chose a checkpoint judges it."""
@@ -48,9 +52,14 @@ def evaluation_seed(seed: int, purpose: int, number: int) -> int:
 
 
 def evaluate(
-    environment: VectorEnvironment, policy: Policy, num_episodes: int, seed: int, max_steps: int
-) -> Evaluation:
-    """Plays `num_episodes` greedy episodes of at most `max_steps` steps each.
+    environment: VectorEnvironment,
+    policy: Policy,
+    num_episodes: int,
+    seed: int,
+    max_steps: int,
+    interrupted: Interrupted = lambda: False,
+) -> Evaluation | None:
+    """Plays `num_episodes` greedy episodes of at most `max_steps` steps each; None if interrupted meanwhile.
 
     They run in waves of one episode an environment: every episode started is counted, long ones as much as
     short ones.
@@ -58,14 +67,16 @@ def evaluate(
     returns, lengths = [], []
     for wave in range(-(-num_episodes // environment.num_envs)):
         wave_seed = int(np.random.SeedSequence([seed, wave]).generate_state(1)[0])
-        wave_returns, wave_lengths = _play_wave(environment, policy, wave_seed, max_steps)
+        wave_returns, wave_lengths = _play_wave(environment, policy, wave_seed, max_steps, interrupted)
+        if interrupted():
+            return None
         returns.append(wave_returns)
         lengths.append(wave_lengths)
     return Evaluation(np.concatenate(returns)[:num_episodes], np.concatenate(lengths)[:num_episodes])
 
 
 def _play_wave(
-    environment: VectorEnvironment, policy: Policy, seed: int, max_steps: int
+    environment: VectorEnvironment, policy: Policy, seed: int, max_steps: int, interrupted: Interrupted
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     num_envs, layout = environment.num_envs, environment.layout
     stacks = FrameStacks(num_envs, environment.frame_stack, layout.size, layout.dtype)
@@ -80,7 +91,7 @@ def _play_wave(
         returns += np.where(playing, step.rewards, 0)
         lengths += playing
         playing &= ~(step.terminated | step.truncated)
-        if not playing.any():
+        if not playing.any() or interrupted():
             break
         observations, masks, started = step.observations, step.action_masks, step.started
     return returns, lengths

@@ -1,6 +1,7 @@
 """What every deep learner offers, whichever way its network is run."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,11 +55,11 @@ class Learner(ABC):
         """A network of the same shape to act with; give it parameters first."""
 
     @abstractmethod
-    def save_state(self) -> dict[str, NDArray]:
+    def save_state(self) -> dict[str, Any]:
         """Everything that further updates depend on, but for the counters."""
 
     @abstractmethod
-    def load_state(self, state: dict[str, NDArray]) -> None:
+    def load_state(self, state: dict[str, Any]) -> None:
         """Puts back what `save_state` returned."""
 
     def take_statistics(self) -> dict[str, float]:

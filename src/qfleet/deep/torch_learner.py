@@ -6,7 +6,7 @@ is the code the compiled learner uses, on the host.
 
 import copy
 from collections.abc import Callable
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -249,24 +249,20 @@ class TorchLearner(Learner):
         """A module of the same shape to act with."""
         return TorchPolicy(self._make_module(), self._device)
 
-    def save_state(self) -> dict[str, NDArray]:
+    def save_state(self) -> dict[str, Any]:
         """The vectors and both networks' buffers."""
-        state = {
+        return {
             "parameters": self._online.vector.cpu().numpy().copy(),
             "target": self._target.vector.cpu().numpy().copy(),
             "moments": self._moments.cpu().numpy().copy(),
+            "buffers": self._online.buffers(),
+            "target_buffers": self._target.buffers(),
         }
-        for network, flat in (("online", self._online), ("target", self._target)):
-            state |= {f"{network}/{name}": array for name, array in flat.buffers().items()}
-        return state
 
-    def load_state(self, state: dict[str, NDArray]) -> None:
+    def load_state(self, state: dict[str, Any]) -> None:
         """Puts everything back."""
-        for network, flat in (("online", self._online), ("target", self._target)):
-            vector = state["parameters" if network == "online" else "target"]
-            prefix = f"{network}/"
-            buffers = {name.removeprefix(prefix): a for name, a in state.items() if name.startswith(prefix)}
-            flat.load(Parameters(self.num_updates, vector, buffers))
+        self._online.load(Parameters(self.num_updates, state["parameters"], state["buffers"]))
+        self._target.load(Parameters(self.num_updates, state["target"], state["target_buffers"]))
         self._moments.copy_(torch.from_numpy(state["moments"]))
 
 

@@ -37,6 +37,8 @@ class EnvironmentDescription:
     num_actions: int
     layout: ObservationLayout
     frame_stack: int
+    masks_actions: bool
+    """Whether some actions are not allowed in some states."""
 
 
 def make(
@@ -166,6 +168,7 @@ def describe(environment: EnvironmentSource, config: EnvironmentConfig) -> Envir
             return _describe_registered(factory)
     single = factory.make()
     try:
+        _, info = single.env.reset(seed=0)
         spec = single.env.spec
         limit = single.max_episode_steps
         return EnvironmentDescription(
@@ -177,6 +180,7 @@ def describe(environment: EnvironmentSource, config: EnvironmentConfig) -> Envir
             num_actions=single.num_actions,
             layout=single.encoder.layout,
             frame_stack=single.frame_stack,
+            masks_actions="action_mask" in info,
         )
     finally:
         if not factory.is_object:
@@ -193,12 +197,14 @@ def _describe_envpool(factory: SingleFactory) -> EnvironmentDescription:
         num_actions=discrete_actions(spec.action_space, factory.name)[0],
         layout=ObservationEncoder(spec.observation_space).layout,
         frame_stack=spec.frame_stack,
+        masks_actions=False,
     )
 
 
 def _describe_registered(factory: SingleFactory) -> EnvironmentDescription:
     """For ids that register a vector environment and no single one."""
     vector = _on_engine("registered", factory, replace(factory.config, num_envs=1))
+    _, masks = vector.reset(0)
     vector.close()
     spec = gymnasium.spec(factory.name)
     return EnvironmentDescription(
@@ -208,6 +214,7 @@ def _describe_registered(factory: SingleFactory) -> EnvironmentDescription:
         vector.num_actions,
         vector.layout,
         vector.frame_stack,
+        masks is not None,
     )
 
 

@@ -6,16 +6,16 @@ have ended. Against serial, the actor's parameters and the learner's transitions
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import final
-
-from numpy.typing import NDArray
+from typing import Any, final
 
 from qfleet.deep.actor import Gathered
 from qfleet.errors import QfleetError
 from qfleet.topologies.topology import Team, Topology
 
 _PAUSE_TIMEOUT_SECONDS = 60.0
+_CLOSE_TIMEOUT_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,19 @@ class Overlapped(Topology):
                 team.learn_due(self.num_steps)
             yield gathered
 
-    def pause(self) -> dict[str, NDArray]:
+    def pause(self) -> dict[str, Any]:
         """The actor's state."""
         state, block = self._actor.call("pause").result(_PAUSE_TIMEOUT_SECONDS)
         self._team.replay.append(block)
         return state
 
-    def resume(self, state: dict[str, NDArray]) -> None:
+    def resume(self, state: dict[str, Any]) -> None:
         """Goes on with the actor's state."""
         self._actor.call("resume", state).result(_PAUSE_TIMEOUT_SECONDS)
         self._begun = True
         self.num_steps = int(state["counters"][2])
+
+    def close(self) -> None:
+        """Closes the actor's environments, unless the actor hangs."""
+        with suppress(QfleetError):
+            self._actor.call("close").result(_CLOSE_TIMEOUT_SECONDS)

@@ -2,9 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import final
-
-from numpy.typing import NDArray
+from typing import Any, final
 
 from qfleet.deep.actor import Gathered
 from qfleet.errors import QfleetError
@@ -48,13 +46,17 @@ class Serial(Topology):
             team.learn_due(actor.num_steps)
             yield gathered
 
-    def pause(self) -> dict[str, NDArray]:
+    def pause(self) -> dict[str, Any]:
         """The actor's state."""
         state, block = self._actor.pause()
         self._team.replay.append(block)
         return state
 
-    def resume(self, state: dict[str, NDArray]) -> None:
+    def resume(self, state: dict[str, Any]) -> None:
         """Goes on with the actor's state."""
         self._actor.resume(state)
         self._begun = True
+
+    def close(self) -> None:
+        """Closes the actor's environments."""
+        self._actor.close()

@@ -3,8 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-
-from numpy.typing import NDArray
+from typing import Any
 
 from qfleet.deep.actor import Actor, Gathered
 from qfleet.deep.dqn import DQNConfig
@@ -48,9 +47,13 @@ class Topology(ABC):
         """Acts and learns for one block at each turn, until `max_steps` steps are made."""
 
     @abstractmethod
-    def pause(self) -> dict[str, NDArray]:
+    def pause(self) -> dict[str, Any]:
         """The state of its actors, between blocks; may add to the replay."""
 
     @abstractmethod
-    def resume(self, state: dict[str, NDArray]) -> None:
+    def resume(self, state: dict[str, Any]) -> None:
         """Goes on from what `pause` returned, instead of from the beginning."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Closes its actors' environments."""

@@ -1,6 +1,6 @@
 """The learner and the policy on compiled kernels: one call a block, no interpreter lock, no PyTorch."""
 
-from typing import final
+from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,11 +76,11 @@ class CompiledLearner(Learner):
         """A plan of the same shape to act with."""
         return CompiledPolicy(self._plan, self._num_inputs)
 
-    def save_state(self) -> dict[str, NDArray]:
+    def save_state(self) -> dict[str, Any]:
         """The four vectors."""
         return {name: vector.copy() for name, vector in self._vectors._asdict().items()}
 
-    def load_state(self, state: dict[str, NDArray]) -> None:
+    def load_state(self, state: dict[str, Any]) -> None:
         """Puts the four vectors back."""
         for name, vector in self._vectors._asdict().items():
             vector[:] = state[name]

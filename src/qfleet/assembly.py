@@ -1,0 +1,124 @@
+"""From settings to the members of a run: where environment, algorithm, topology and backend meet."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from qfleet.backends.budget import num_cores, set_thread_budget
+from qfleet.deep.actor import Actor
+from qfleet.deep.compiled.learner import CompiledLearner
+from qfleet.deep.learner import Learner
+from qfleet.deep.networks import NetworkShape, decide
+from qfleet.environments.making import EnvironmentDescription, describe, make
+from qfleet.environments.single import EnvironmentSource
+from qfleet.environments.vector import VectorEnvironment
+from qfleet.errors import QfleetError
+from qfleet.fleet import Fleet
+from qfleet.replay.replay import Replay
+from qfleet.settings import Settings
+from qfleet.topologies.overlapped import Overlapped, OverlappedConfig
+from qfleet.topologies.serial import Serial
+from qfleet.topologies.topology import Team, Topology
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+_MAX_EVALUATION_ENVIRONMENTS = 100
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is learned on: the settings, and the objects that no settings can hold."""
+
+    settings: Settings
+    source: EnvironmentSource
+    """The id, object or function that environments are made from."""
+    network: "nn.Module | None" = None
+    """The user's own network."""
+
+    def description(self) -> EnvironmentDescription:
+        """What is known of the environment."""
+        return describe(self.source, self.settings.engine)
+
+    def shape(self, description: EnvironmentDescription) -> NetworkShape:
+        """The network's shape."""
+        return decide(
+            self.settings.algorithm, description.layout, description.frame_stack, description.num_actions
+        )
+
+    def evaluation_environment(self, num_episodes: int) -> VectorEnvironment:
+        """Environments to play greedy episodes in."""
+        num_envs = min(num_episodes, _MAX_EVALUATION_ENVIRONMENTS)
+        return make(self.source, replace(self.settings.engine, num_envs=num_envs), training=False)
+
+
+def make_learner(problem: Problem, description: EnvironmentDescription) -> Learner:
+    """The learner on the engine that fits its network and device."""
+    settings, shape = problem.settings, problem.shape(description)
+    num_mask_actions = description.num_actions if description.masks_actions else 0
+    device = settings.run.device
+    if problem.network is None and shape.compilable and device != "cuda":
+        return CompiledLearner(settings.algorithm, shape, num_mask_actions, settings.run.seed)
+    # PyTorch is imported only by the runs that need it: that costs a second.
+    from qfleet.deep.torch_learner import TorchLearner
+
+    make_module = _module_maker(problem, shape)
+    return TorchLearner(
+        settings.algorithm,
+        shape,
+        num_mask_actions,
+        settings.run.seed,
+        make_module=make_module,
+        device=_torch_device(device),
+    )
+
+
+def _module_maker(problem: Problem, shape: NetworkShape) -> "Callable[[], nn.Module]":
+    from qfleet.deep.modules import QNetwork
+    from qfleet.deep.torch_learner import users_module
+
+    network = problem.network
+    return (lambda: QNetwork(shape)) if network is None else (lambda: users_module(network, shape))
+
+
+def _torch_device(device: str) -> "torch.device":
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise QfleetError("--device cuda: PyTorch finds no CUDA device here; --device auto or cpu works")
+    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def make_topology(
+    problem: Problem, description: EnvironmentDescription, learner: Learner, fleet: Fleet
+) -> tuple[Topology, Replay]:
+    """The topology with its members, and the replay they share."""
+    settings = problem.settings
+    config, num_envs = settings.algorithm, settings.engine.num_envs
+    num_mask_actions = description.num_actions if description.masks_actions else 0
+    replay = Replay(
+        config,
+        description.layout,
+        frame_stack=description.frame_stack,
+        num_mask_actions=num_mask_actions,
+        num_envs=num_envs,
+        n_step=config.n_step,
+    )
+
+    def make_actor() -> Actor:
+        return Actor(
+            make(problem.source, settings.engine),
+            learner.policy(),
+            config,
+            num_mask_actions=num_mask_actions,
+            seed=settings.run.seed,
+            block_steps=settings.topology.block_steps,
+        )
+
+    team = Team(config, learner, replay, make_actor, fleet, settings.run.steps)
+    if isinstance(settings.topology, OverlappedConfig):
+        set_thread_budget(num_own_threads=2)
+        return Overlapped(team, settings.topology), replay
+    set_thread_budget(num_own_threads=num_cores())
+    return Serial(team), replay

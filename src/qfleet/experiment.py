@@ -1,0 +1,165 @@
+"""Training from settings, and going on with a run."""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qfleet.assembly import Problem, make_learner
+from qfleet.deep.evaluation import FINAL, evaluation_seed
+from qfleet.deep.parameters import Parameters
+from qfleet.environments.config import EnvironmentConfig
+from qfleet.environments.single import EnvironmentSource, SingleFactory
+from qfleet.errors import QfleetError
+from qfleet.interruption import Interruption
+from qfleet.runs.folder import RunFolder
+from qfleet.runs.progress import Progress
+from qfleet.runs.report import write_report
+from qfleet.run import Run, problem_of, read_parameters
+from qfleet.settings import Settings
+from qfleet.training import Status, Training
+from qfleet.tuned import default_settings, with_values
+
+if TYPE_CHECKING:
+    from torch import nn
+
+StatusCallback = Callable[[Status], object]
+
+
+def train(
+    environment: EnvironmentSource,
+    *,
+    config: str | Path | None = None,
+    network: "nn.Module | None" = None,
+    out: str | Path | None = None,
+    quiet: bool = True,
+    on_status: StatusCallback = lambda status: None,
+    **settings: Any,
+) -> Run:
+    """Trains on an environment: an id, a gymnasium.Env, or a function without arguments that makes one.
+
+    `settings` are fields of RunConfig, EnvironmentConfig, the algorithm's and the topology's config, on top of
+    what is tuned for the environment or of a run's `config` (a path to its config.json). `network` is your own
+    module from observations (batch, ...) to values (batch, num_actions). `on_status` is called after every
+    block of steps; return False from it to stop. Raises QfleetError for settings that cannot be.
+    """
+    problem = Problem(make_settings(environment, config, settings), environment, network)
+    run = problem.settings.run
+    warm_start = read_parameters(RunFolder.open(Path(run.warm_start))) if run.warm_start else None
+    folder = create_folder(problem, None if out is None else Path(out))
+    return run_training(problem, folder, quiet=quiet, on_status=on_status, warm_start=warm_start)
+
+
+def create_folder(problem: Problem, out: Path | None) -> RunFolder:
+    """The new run's folder, once it is sure that the run can begin."""
+    settings = problem.settings
+    make_learner(problem, problem.description())
+    folder = RunFolder.create(settings.environment, settings.run.algorithm, settings.run.seed, out=out)
+    folder.write_config(settings.to_json())
+    return folder
+
+
+def resume(
+    path: str | Path,
+    *,
+    environment: EnvironmentSource | None = None,
+    network: "nn.Module | None" = None,
+    quiet: bool = True,
+    on_status: StatusCallback = lambda status: None,
+) -> Run:
+    """Goes on from a run's newest sound checkpoint; give again the objects that it was made from."""
+    folder = RunFolder.open(Path(path))
+    problem = problem_of(folder, environment, network)
+    return run_training(problem, folder, quiet=quiet, on_status=on_status, resume=True)
+
+
+def run_training(
+    problem: Problem,
+    folder: RunFolder,
+    *,
+    quiet: bool,
+    on_status: StatusCallback,
+    resume: bool = False,
+    warm_start: Parameters | None = None,
+) -> Run:
+    """Trains to the end, evaluates, writes the summary and the report."""
+    progress_lines: list[Callable[[str], None]] = []
+
+    def report(line: str) -> None:
+        progress_lines[-1](line)
+
+    with Interruption() as interruption:
+        plain = Progress(None, quiet=quiet)
+        progress_lines.append(plain.message)
+        with Training(
+            problem, folder, resume=resume, warm_start=warm_start, interruption=interruption, report=report
+        ) as training:
+            with _progress(training, quiet) as progress:
+                progress_lines.append(progress.message)
+                for status in training:
+                    _show(progress, status)
+                    if on_status(status) is False:
+                        training.stop("callback")
+            parameters = training.load_best()
+            summary = _finish(training, parameters, interruption)
+    write_report([folder.path], folder.report)
+    return Run(problem, folder, parameters, summary)
+
+
+def _progress(training: Training, quiet: bool) -> Progress:
+    return Progress(
+        training.problem.settings.run.steps, training.first_step, training.learner.num_updates, quiet=quiet
+    )
+
+
+def _show(progress: Progress, status: Status) -> None:
+    progress.update(status.steps, status.updates, status.mean_return, status.exploration_rate)
+    if status.evaluation is not None:
+        mean, error = status.evaluation.mean, status.evaluation.standard_error
+        progress.message(f"step {status.steps:>9,}  greedy return {mean:.1f} ± {error:.1f}")
+
+
+def _finish(training: Training, parameters: Parameters, interruption: Interruption) -> dict[str, Any]:
+    """The summary, with the final evaluation unless the run was told to end quickly."""
+    evaluation = None
+    if not interruption:
+        run = training.problem.settings.run
+        training.policy.load(parameters)
+        evaluation = training.play(run.final_episodes, evaluation_seed(run.seed, FINAL, 0))
+    summary = training.summary(evaluation)
+    training.folder.write_summary(summary)
+    return summary
+
+
+def make_settings(environment: EnvironmentSource, config: str | Path | None, values: dict[str, Any]) -> Settings:
+    """Tuned or given settings with `values` on top; raises QfleetError for a name that no setting has."""
+    name = SingleFactory(environment, EnvironmentConfig()).name
+    if config is None:
+        topology = values.get("topology", "overlapped")
+        settings = replace(
+            default_settings(name, topology), environment=environment if isinstance(environment, str) else name
+        )
+    else:
+        settings = read_settings(Path(config))
+    try:
+        return with_values(settings, values)
+    except KeyError as error:
+        unknown = str(error.args[0])
+        known = [item.name for part in _sections(settings) for item in fields(part)]
+        nearest = difflib.get_close_matches(unknown, known, 3)
+        hint = f"; did you mean {', '.join(nearest)}?" if nearest else ""
+        raise QfleetError(f"there is no setting {unknown!r}{hint}") from error
+
+
+def _sections(settings: Settings) -> tuple[Any, ...]:
+    return settings.run, settings.engine, settings.algorithm, settings.topology
+
+
+def read_settings(path: Path) -> Settings:
+    """Settings from a config.json, or from the run folder that holds one."""
+    if path.is_dir():
+        return Settings.from_json(RunFolder.open(path).read_config())
+    if not path.is_file():
+        raise QfleetError(f"--config {path}: no such file; a run's config.json, or its folder, works")
+    return Settings.from_json(RunFolder(path.parent).read_config())

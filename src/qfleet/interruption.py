@@ -1,0 +1,72 @@
+"""SIGINT and SIGTERM: the first asks for an orderly end, the second one ends the process at once."""
+
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import final
+
+_ORDERLY_SECONDS = 4
+
+
+class Interrupted(BaseException):
+    """An orderly end did not come about in time, or there was nothing yet to end in order."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal_number)
+        self.signal_number = signal_number
+
+
+@final
+class Interruption:
+    """While entered, remembers a signal instead of dying of it.
+
+    Before `begin_orderly` is called there is nothing to save, and the signal raises Interrupted at once; so
+    does an orderly end that takes longer than four seconds to begin. Outside the main thread, where Python
+    allows no handlers, signals are left alone.
+    """
+
+    def __init__(self) -> None:
+        self.signal_number = 0
+        """The signal that came, 0 before."""
+        self._orderly = False
+        self._previous: dict[int, object] = {}
+
+    def __bool__(self) -> bool:
+        """Whether an end was asked for."""
+        return self.signal_number != 0
+
+    def begin_orderly(self) -> None:
+        """From now on, somebody looks at this object often and ends in order."""
+        self._orderly = True
+
+    def noticed(self) -> None:
+        """The orderly end has begun."""
+        if self._previous:
+            signal.alarm(0)
+
+    def __enter__(self) -> "Interruption":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._handle)
+            self._previous[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._too_late)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.noticed()
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
+        self._previous.clear()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.signal_number:
+            os._exit(128 + number)
+        self.signal_number = number
+        if not self._orderly:
+            raise Interrupted(number)
+        signal.alarm(_ORDERLY_SECONDS)
+
+    def _too_late(self, number: int, frame: FrameType | None) -> None:
+        raise Interrupted(self.signal_number)
