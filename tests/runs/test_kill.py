@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from example_state import SEGMENT_BYTES, assert_is_step
+from example_state import SEGMENT_BYTES, assert_equal, assert_is_step, state
 
 from qfleet.runs.checkpoints import CheckpointStore
 
@@ -30,6 +30,8 @@ def kill_at_random(folder: Path, num_kills: int) -> None:
         assert loaded[0] >= newest
         newest = loaded[0]
         assert_is_step(loaded, newest)
+        for step in store.steps():
+            assert_equal(store.load(step), state(step))
         best = store.load_best()
         best_step = best[0] if best else 0
         assert best_step >= newest_best
