@@ -121,7 +121,10 @@ def test_rows_of_a_lost_future_are_not_taken_for_ours(tmp_path: Path) -> None:
         read["reward"] = np.where(np.arange(first, end) < last, read["reward"], -1.0)
         return read
 
-    resumed.save(30, {"rows": Stream(0, 300, other_rows), "replay": {"rows": Stream(0, 300, other_rows)}})
+    resumed.write_full_segments({"replay/rows": Stream(0, 300, other_rows)})
+    resumed.close()
+    assert_is_step(make_store(tmp_path).load_newest(), 40)  # sound until the run has gone on
+    resumed.save(30, {"replay": {"rows": Stream(0, 300, other_rows)}})
     loaded = make_store(tmp_path).load_newest()
     assert loaded is not None and loaded[0] == 30
     rewards = np.concatenate([part["reward"] for _, part in loaded[1]["replay"]["rows"].read_segments()])

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,13 +19,28 @@ from qfleet.runs.streams import Stream
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 2 MiB."""
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("only root can mount a tmpfs")
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a tmpfs; see test_as_root_of_a_namespace")
     mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(tmp_path)]
     if subprocess.run(mount, capture_output=True).returncode != 0:
         pytest.skip("this machine does not let root mount a tmpfs")
     yield tmp_path
     subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_as_root_of_a_namespace(tmp_path: Path) -> None:
+    """Who is not root runs this file again as the root of a user namespace."""
+    if os.geteuid() == 0:
+        pytest.skip("the other tests of this file have run as they are")
+    unshare = ["unshare", "--user", "--map-root-user", "--mount"]
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*unshare, "true"], capture_output=True).returncode != 0
+    ):
+        pytest.skip("this machine allows no user namespace to mount a tmpfs in")
+    pytest_again = [sys.executable, "-m", "pytest", __file__, "-q", "--basetemp", str(tmp_path / "again")]
+    found = subprocess.run([*unshare, *pytest_again], capture_output=True, text=True, timeout=120)
+    assert found.returncode == 0 and "3 passed" in found.stdout, found.stdout
 
 
 def large_state(num_bytes: int) -> dict:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from example_state import SEGMENT_BYTES, assert_is_step
+from example_state import SEGMENT_BYTES, assert_equal, assert_is_step, state
 
 from qfleet.runs.checkpoints import CheckpointStore
 
@@ -18,7 +18,7 @@ SEED = 30
 def kill_at_random(folder: Path, num_kills: int) -> None:
     """Every kill comes at a moment spread over several saves; the next child goes on from what is left."""
     generator = random.Random(SEED)
-    newest = 0
+    newest = newest_best = 0
     for _ in range(num_kills):
         run_child_for(folder, generator.uniform(0.0, 0.12))
         damaged: list[str] = []
@@ -30,9 +30,14 @@ def kill_at_random(folder: Path, num_kills: int) -> None:
         assert loaded[0] >= newest
         newest = loaded[0]
         assert_is_step(loaded, newest)
-        if best := store.load_best():
-            assert_is_step(best, best[0])
-            assert best[0] >= newest // 4 * 4 - 4
+        for step in store.steps():
+            assert_equal(store.load(step), state(step))
+        best = store.load_best()
+        best_step = best[0] if best else 0
+        assert best_step >= newest_best
+        if best_step:
+            assert_is_step(best, best_step)
+        newest_best = best_step
         assert damaged == []
     assert newest > num_kills  # the children did get on with it
 

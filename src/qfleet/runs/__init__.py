@@ -1,1 +1,1 @@
-"""The folder of a run: its config, checkpoints, metrics and report. Trees of arrays and numbers, no learning."""
+"""A run's folder: config, checkpoints, metrics, report. Trees of arrays and numbers, no learning."""

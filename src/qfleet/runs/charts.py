@@ -52,15 +52,18 @@ class _Plane:
 
 
 def line_chart(
-    title: str, x_label: str, series: Sequence[Series], width: int = 520, height: int = 260
+    title: str, x_label: str, series: Sequence[Series], width: int = 360, height: int = 230
 ) -> str:
-    """An SVG element with axes, bands, lines and tooltips; says so where there is no point to draw."""
+    """An SVG element with axes, bands, lines and tooltips; says so where there is no point to draw.
+
+    An axis starts at zero unless that would leave most of it empty.
+    """
     head = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">'
     xs = [x for line in series for x, _ in _points(line)]
     ys = [y for line in series for y in (*line.ys, *(line.low or ()), *(line.high or ())) if math.isfinite(y)]
     if not xs:
         return f'{head}<text class="empty" x="{width / 2}" y="{height / 2}">nothing recorded</text></svg>'
-    plane = _Plane(_padded(xs, 0.0), _padded(ys, 0.06), width, height)
+    plane = _Plane(_range(xs, 0.0), _range(ys, 0.06), width, height)
     body = [*_axes(plane, x_label), *(_band(line, plane) for line in series)]
     body += [part for line in series for part in _line(line, plane)]
     body += [part for line in series for part in _hover(line, plane, x_label)]
@@ -71,24 +74,23 @@ def _points(line: Series) -> list[tuple[float, float]]:
     return [(x, y) for x, y in zip(line.xs, line.ys, strict=True) if math.isfinite(x) and math.isfinite(y)]
 
 
-def _padded(values: Sequence[float], share: float) -> tuple[float, float]:
+def _range(values: Sequence[float], margin_share: float) -> tuple[float, float]:
+    """What an axis spans: never empty, and below zero only where the values are."""
     low, high = min(values), max(values)
-    if high - low < 1e-9 * max(abs(low), abs(high), 1e-300):
-        margin = 0.1 * abs(low) or 1.0
-        return low - margin, high + margin
-    margin = share * (high - low)
-    # An axis of something never negative does not start below zero.
-    return (low - margin if low < 0 or low - margin > 0 else 0.0), high + margin
+    if 0 <= low <= 0.75 * high or low == high == 0:
+        return 0.0, high + margin_share * high or 1.0
+    margin = margin_share * (high - low) if high - low > 1e-9 * abs(high) else 0.1 * abs(high)
+    return low - margin, high + margin
 
 
 def _axes(plane: _Plane, x_label: str) -> Iterator[str]:
     bottom, right = plane.height - _BOTTOM, plane.width - _RIGHT
-    ticks = nice_ticks(*plane.y_range, most=max(3, plane.height // 45))
+    ticks = nice_ticks(*plane.y_range, most=min(8, plane.height // 32))
     for tick, label in zip(ticks, tick_labels(ticks), strict=True):
         y = plane.y(tick)
         yield f'<path class="grid" d="M{_LEFT} {y:.1f}H{right}"/>'
         yield f'<text class="tick" x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{label}</text>'
-    ticks = nice_ticks(*plane.x_range, most=max(3, plane.width // 80))
+    ticks = nice_ticks(*plane.x_range, most=min(11, plane.width // 60))
     for tick, label in zip(ticks, tick_labels(ticks), strict=True):
         x = plane.x(tick)
         # A label at the right edge must not be cut off.

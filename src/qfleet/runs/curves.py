@@ -16,6 +16,7 @@ from qfleet.runs.metrics import read_metrics
 
 _MAX_POINTS = 600
 _GRID_POINTS = 200
+_SO_FAR = {"steps": "step", "seconds": "seconds"}
 _SEED_KEYS = ("seed", "out", "run")
 
 
@@ -36,7 +37,9 @@ class RunRecord:
         """`key` of the summary, or else of the config; steps and seconds so far if the run has not ended."""
         if key in self.summary:
             return self.summary[key]
-        return self.config.get(key, self.metrics[-1].get(key) if self.metrics else None)
+        if key in _SO_FAR:
+            return self.metrics[-1].get(_SO_FAR[key]) if self.metrics else None
+        return self.config.get(key)
 
     @property
     def setting(self) -> str:

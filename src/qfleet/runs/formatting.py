@@ -24,7 +24,9 @@ def short_duration(seconds: float) -> str:
 def nice_ticks(low: float, high: float, most: int = 6) -> list[float]:
     """At most `most` multiples of 1, 2 or 5 times a power of ten, within [low, high]; low < high."""
     power = 10.0 ** math.floor(math.log10((high - low) / most))
-    step = next(power * factor for factor in (1, 2, 5, 10, 20) if (high - low) / (power * factor) <= most - 1)
+    step = next(
+        power * factor for factor in (1, 2, 5, 10, 20) if (high - low) / (power * factor) <= most - 1 + 1e-9
+    )
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [index * step for index in range(first, last + 1)]
 

@@ -128,7 +128,7 @@ def _cards(groups: Sequence[Sequence[RunRecord]], x_name: str) -> str:
     scale, label = _x_axis(groups, x_name)
     returns = _series(groups, x_name, scale, _TRAINING, "training", dashed=False)
     returns += _series(groups, x_name, scale, _EVALUATION, "evaluation", dashed=True)
-    cards = [_card("Return", line_chart("Return", label, returns, width=1060, height=340), "card wide")]
+    cards = [_card("Return", line_chart("Return", label, returns, width=1060, height=360), "card wide")]
     for title, metric in _SMALL_CHARTS:
         if series := _series(groups, x_name, scale, metric, title.lower(), dashed=False):
             cards.append(_card(title, line_chart(title, label, series), "card"))
@@ -185,8 +185,10 @@ def _label(group: Sequence[RunRecord], groups: Sequence[Sequence[RunRecord]]) ->
     """What tells the group from the others, in as few words as will do."""
     others = [run for other in groups for run in other]
     parts = [
-        str(group[0].get(name)) for name in _NAMES[:-1] if not _common(others, name) and group[0].get(name)
+        _shown(group[0].get(name), str) for name in _NAMES[:4] if len({run.get(name) for run in others}) > 1
     ]
+    if (workers := group[0].get("workers")) and not _common(others, "workers"):
+        parts.append(f"{workers} {'worker' if workers == 1 else 'workers'}")
     seeds = f"{len(group)} seeds" if len(group) > 1 else f"seed {group[0].get('seed')}"
     return ", ".join([*parts, seeds])
 
@@ -211,7 +213,8 @@ def _legend_entry(color: int, dashed: bool, text: str) -> str:
 
 
 def _table(runs: Sequence[RunRecord]) -> str:
-    columns = [name for name in _NAMES if any(run.get(name) is not None for run in runs)]
+    said = [name for name in ("environment", "algorithm", "topology", "backend") if _common(runs, name)]
+    columns = [name for name in _NAMES if name not in said and any(run.get(name) is not None for run in runs)]
     numbers = ("steps", "updates", "training time", "steps/s", "greedy return")
     head = "".join(f"<th>{name}</th>" for name in ("run", *columns))
     head += "".join(f'<th class="number">{name}</th>' for name in numbers) + "<th>stopped by</th>"

@@ -1,0 +1,66 @@
+"""Progress goes to standard error, seldom, or nowhere."""
+
+import io
+import re
+import time
+
+import pytest
+
+from qfleet.runs.progress import Progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def run(progress: Progress, num_updates: int = 1000) -> None:
+    with progress:
+        for step in range(1, num_updates + 1):
+            progress.update(step, step // 2, 12.5, 0.25)
+        progress.message("evaluated [bold]")
+
+
+def test_plain_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture) -> None:
+    run(Progress(1000))
+    out, err = capsys.readouterr()
+    assert out == ""
+    first, message, last = err.splitlines()
+    assert first.startswith("1/1k steps") and message == "evaluated [bold]"
+    assert re.fullmatch(
+        r"1k/1k steps  \S+ steps/s  \S+ updates/s  return 12.5  ε 0.25  0:00  0:00 left", last
+    )
+
+
+def test_a_live_line_on_a_terminal(capsys: pytest.CaptureFixture) -> None:
+    terminal = Terminal()
+    run(Progress(1000, stream=terminal))
+    assert capsys.readouterr().out == ""
+    assert "1k/1k steps" in terminal.getvalue() and "━" * 24 in terminal.getvalue()
+    assert terminal.getvalue().count("steps/s") < 10  # throttled
+    assert "evaluated [bold]" in terminal.getvalue()
+
+
+@pytest.mark.parametrize("stream", [io.StringIO(), Terminal()])
+def test_quiet_is_quiet(stream: io.StringIO, capsys: pytest.CaptureFixture) -> None:
+    run(Progress(1000, quiet=True, stream=stream))
+    assert stream.getvalue() == "" and capsys.readouterr() == ("", "")
+
+
+def test_rates_of_a_resumed_run_count_from_where_it_goes_on() -> None:
+    stream = io.StringIO()
+    progress = Progress(None, first_step=1_000_000, first_update=500_000, stream=stream)
+    with progress:
+        time.sleep(0.1)
+        progress.update(1_000_100, 500_050)
+    rates = re.search(r"1M steps  (\d+) steps/s  (\d+) updates/s  0:00$", stream.getvalue().strip())
+    assert rates and 300 < int(rates[1]) <= 1000 and 150 < int(rates[2]) <= 500
+
+
+def test_many_updates_cost_little() -> None:
+    progress = Progress(10**6, stream=Terminal())
+    with progress:
+        start_seconds = time.process_time()
+        for step in range(100_000):
+            progress.update(step)
+        assert time.process_time() - start_seconds < 1.0
