@@ -13,10 +13,10 @@ from qfleet.environments.config import EnvironmentConfig
 from qfleet.environments.single import EnvironmentSource, SingleFactory
 from qfleet.errors import QfleetError
 from qfleet.interruption import Interruption
+from qfleet.run import Run, problem_of, read_parameters
 from qfleet.runs.folder import RunFolder
 from qfleet.runs.progress import Progress
 from qfleet.runs.report import write_report
-from qfleet.run import Run, problem_of, read_parameters
 from qfleet.settings import Settings
 from qfleet.training import Status, Training
 from qfleet.tuned import default_settings, with_values
@@ -132,13 +132,16 @@ def _finish(training: Training, parameters: Parameters, interruption: Interrupti
     return summary
 
 
-def make_settings(environment: EnvironmentSource, config: str | Path | None, values: dict[str, Any]) -> Settings:
+def make_settings(
+    environment: EnvironmentSource, config: str | Path | None, values: dict[str, Any]
+) -> Settings:
     """Tuned or given settings with `values` on top; raises QfleetError for a name that no setting has."""
     name = SingleFactory(environment, EnvironmentConfig()).name
     if config is None:
         topology = values.get("topology", "overlapped")
         settings = replace(
-            default_settings(name, topology), environment=environment if isinstance(environment, str) else name
+            default_settings(name, topology),
+            environment=environment if isinstance(environment, str) else name,
         )
     else:
         settings = read_settings(Path(config))

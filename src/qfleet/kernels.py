@@ -21,7 +21,8 @@ _FASTMATH = {"reassoc", "contract", "arcp", "nsz"}
 
 def kernel(function: Function) -> Function:
     """Compiles `function` with numba: no interpreter lock, cached on disk, IEEE division."""
-    return numba.njit(nogil=True, cache=True, fastmath=_FASTMATH, error_model="numpy")(function)
+    compiled: Any = numba.njit(nogil=True, cache=True, fastmath=_FASTMATH, error_model="numpy")(function)
+    return compiled
 
 
 @kernel

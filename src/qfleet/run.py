@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 class Run:
     """A finished (or interrupted) run."""
 
-    def __init__(self, problem: Problem, folder: RunFolder, parameters: Parameters, summary: dict[str, Any]) -> None:
+    def __init__(
+        self, problem: Problem, folder: RunFolder, parameters: Parameters, summary: dict[str, Any]
+    ) -> None:
         self.problem, self.folder, self.summary = problem, folder, summary
         self._parameters = parameters
 

@@ -61,7 +61,13 @@ class RunConfig:
     """Run folder whose values to begin from; it must have the same network."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "evaluation_episodes", "final_episodes", "max_evaluation_steps", "keep_checkpoints"):
+        for name in (
+            "steps",
+            "evaluation_episodes",
+            "final_episodes",
+            "max_evaluation_steps",
+            "keep_checkpoints",
+        ):
             if getattr(self, name) < 1:
                 raise QfleetError(f"{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("episodes", "evaluate_every_steps", "checkpoint_every_steps", "seed"):

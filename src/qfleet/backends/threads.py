@@ -38,7 +38,9 @@ class ThreadHandle:
 
     def __init__(self, name: str, make_service: Callable[[], Any]) -> None:
         self._name = name
-        self._calls: queue.SimpleQueue[tuple[PythonFuture[Any], Callable[[Any], Any]] | None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[tuple[PythonFuture[Any], Callable[[Any], Any]] | None] = (
+            queue.SimpleQueue()
+        )
         self._thread = threading.Thread(target=self._serve, args=(make_service,), name=name, daemon=True)
         self._thread.start()
 

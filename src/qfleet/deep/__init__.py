@@ -1,0 +1,1 @@
+"""Deep Q-networks: networks, targets, losses, the learner and the actor."""

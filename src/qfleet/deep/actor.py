@@ -33,7 +33,7 @@ class Gathered:
 
 
 class FrameStacks:
-    """The newest `depth` observations of every environment, oldest first; an episode begins with copies of its first."""
+    """Each environment's newest `depth` observations, oldest first; before there are so many, the first is repeated."""
 
     def __init__(self, num_envs: int, depth: int, size: int, dtype: np.dtype) -> None:
         self._depth = depth
@@ -111,7 +111,9 @@ class Actor:
         self._see(step.observations, step.action_masks, step.started)
         self._count(step, returns, lengths)
 
-    def _see(self, observations: NDArray, masks: NDArray[np.bool_] | None, started: NDArray[np.bool_]) -> None:
+    def _see(
+        self, observations: NDArray, masks: NDArray[np.bool_] | None, started: NDArray[np.bool_]
+    ) -> None:
         self._stacks.push(observations.reshape(len(observations), -1), started)
         if masks is not None:
             self._masks[:] = masks

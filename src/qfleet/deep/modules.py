@@ -20,7 +20,9 @@ class _GridConvolution(nn.Module):
         """(batch, inputs) to (batch, positions * filters), filters last."""
         frames, height, width, channels = self._input_shape
         images = observations.view(-1, frames, height, width, channels).permute(0, 1, 4, 2, 3)
-        weight = self.weight.permute(0, 1, 4, 2, 3).reshape(GRID_FILTERS, frames * channels, GRID_KERNEL, GRID_KERNEL)
+        weight = self.weight.permute(0, 1, 4, 2, 3).reshape(
+            GRID_FILTERS, frames * channels, GRID_KERNEL, GRID_KERNEL
+        )
         filtered = functional.conv2d(images.reshape(-1, frames * channels, height, width), weight, self.bias)
         return filtered.permute(0, 2, 3, 1).flatten(1)
 

@@ -23,7 +23,7 @@ class NetworkConfig:
     """The Q-network."""
 
     network: NetworkKind = "auto"
-    """mlp, grid (one 3x3 convolution, for grids of about 10x10), nature (Mnih 2015, for images); auto: by the observation."""
+    """mlp, grid (a 3x3 convolution, for about 10x10), nature (Mnih 2015, for images); auto: by the observation."""
     hidden_sizes: tuple[int, ...] = ()
     """Units of each hidden dense layer; empty: 256 256 for mlp, 128 for grid, 512 for nature."""
     dueling: bool = False
@@ -71,7 +71,9 @@ def decide(
     side = min(_image_axes(layout)[:2]) if layout.is_image else 0
     least = {"mlp": 0, "grid": GRID_KERNEL, "nature": NATURE_MIN_SIDE}[kind]
     if side < least:
-        raise QfleetError(f"--network {kind} needs images of at least {least}x{least}, these are {layout.shape}")
+        raise QfleetError(
+            f"--network {kind} needs images of at least {least}x{least}, these are {layout.shape}"
+        )
     sizes = config.hidden_sizes or _DEFAULT_HIDDEN[kind]
     return NetworkShape(kind, sizes, config.dueling, layout, frame_stack, num_actions)
 

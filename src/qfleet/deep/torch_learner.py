@@ -66,7 +66,9 @@ def _refuse_unflattenable(module: nn.Module) -> None:
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise QfleetError(f"the network's {name} is lazy; run the network once on an observation first")
         if parameter.dtype != torch.float32:
-            raise QfleetError(f"the network's {name} is {parameter.dtype}; only float32 parameters can be trained")
+            raise QfleetError(
+                f"the network's {name} is {parameter.dtype}; only float32 parameters can be trained"
+            )
     if not any(parameter.requires_grad for parameter in module.parameters()):
         raise QfleetError("the network has no parameter to train")
 
@@ -176,7 +178,7 @@ class TorchLearner(Learner):
             )
             if number % rule.target_update_every_updates == 0:
                 self._move_target()
-            self._sums += loss, np.mean(np.abs(self._td_errors)), norm
+            self._sums += np.array([loss, np.mean(np.abs(self._td_errors)), norm])
         return num_updates
 
     def _gradient_step(self) -> float:

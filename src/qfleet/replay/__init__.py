@@ -1,0 +1,1 @@
+"""What was experienced, and how it is drawn again."""

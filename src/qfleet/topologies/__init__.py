@@ -1,0 +1,1 @@
+"""Who learns and what they tell one another; one file a topology."""

@@ -1,0 +1,1 @@
+"""The Q-network and its updates as compiled kernels on raw arrays."""

@@ -55,7 +55,9 @@ def gradient_step(plan, rule, vectors, batch, online, other, gradient, targets, 
 
 
 @kernel
-def learn_block(plan, rule, view, vectors, batch, seed, num_updates_before, num_updates, importance_exponent, sums):
+def learn_block(
+    plan, rule, view, vectors, batch, seed, num_updates_before, num_updates, importance_exponent, sums
+):
     """Makes updates number `num_updates_before` + 1 … + `num_updates`; returns how many were made.
 
     Fewer than asked means that the next one's loss or gradient was not finite: its step was not taken. `sums`
@@ -92,5 +94,3 @@ def learn_block(plan, rule, view, vectors, batch, seed, num_updates_before, num_
         sums[1] += np.mean(np.abs(td_errors))
         sums[2] += norm
     return num_updates
-
-

@@ -58,7 +58,9 @@ class PlanBuilder:
         self._rows.append([DENSE, source, num_outputs, num_inputs, weight, bias])
         return len(self._rows) - 1
 
-    def convolve(self, name: str, frames: int, height: int, width: int, channels: int, kernel: int, filters: int) -> int:
+    def convolve(
+        self, name: str, frames: int, height: int, width: int, channels: int, kernel: int, filters: int
+    ) -> int:
         """Adds the first layer, a convolution of stride 1 without padding.
 
         Input (frames, height, width, channels), weight (filters, frames, kernel, kernel, channels), output
