@@ -6,6 +6,7 @@ the reward of a step 100 * index + 10 * episode + time + action / 10.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -49,7 +50,8 @@ class ScriptedEnv(gymnasium.Env):
     """The environment of one index; without an index it takes the one whose seed `reset(SEED)` gives it."""
 
     def __init__(self, index: int | None = None, first_action: int = 0) -> None:
-        self.index, self.episode, self.time, self.first_action = index, -1, 0, first_action
+        self.index: Any = index
+        self.episode, self.time, self.first_action = -1, 0, first_action
         self.observation_space = gymnasium.spaces.Box(-1, 1e6, (4,), np.float32)
         self.action_space = gymnasium.spaces.Discrete(NUM_ACTIONS, start=first_action)
 
@@ -84,7 +86,7 @@ class ScriptedVectorEnv(VectorEnv):
         self.single_action_space = self.envs[0].action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self.ended = np.zeros(num_envs, bool)
+        self.ended: Any = np.zeros(num_envs, bool)
 
     def reset(self, *, seed=None, options=None):
         self.ended[:] = False
@@ -110,12 +112,16 @@ class ScriptedVectorEnv(VectorEnv):
         return observations, rewards, flags[0], flags[1], info
 
 
+def _scripted_vector(**options: Any) -> VectorEnv:
+    return ScriptedVectorEnv(**options)
+
+
 def register_scripted() -> None:
     """Scripted-v0 (one at a time), ScriptedNextStep-v0 and ScriptedSameStep-v0, all numbered from 0."""
-    gymnasium.register("Scripted-v0", ScriptedEnv)
+    gymnasium.register("Scripted-v0", f"{__name__}:ScriptedEnv")
     for name, same_step in (("NextStep", False), ("SameStep", True)):
         gymnasium.register(
-            f"Scripted{name}-v0", vector_entry_point=ScriptedVectorEnv, kwargs={"same_step": same_step}
+            f"Scripted{name}-v0", vector_entry_point=_scripted_vector, kwargs={"same_step": same_step}
         )
 
 

@@ -1,5 +1,7 @@
 """Masks and numbers that are not finite, on every engine that can be given them."""
 
+from typing import Any
+
 import gymnasium
 import numpy as np
 import pytest
@@ -72,7 +74,7 @@ def test_taxis_masks_are_found():
     vector = make("Taxi-v4", EnvironmentConfig(num_envs=4))
     observations, masks = vector.reset(0)
     assert masks is not None and masks.shape == (4, 6) and (observations.sum(axis=1) == 1).all()
-    env = gymnasium.make("Taxi-v4").unwrapped
+    env: Any = gymnasium.make("Taxi-v4").unwrapped
     for row, mask in zip(observations, masks, strict=True):
         np.testing.assert_array_equal(mask, env.action_mask(int(row.argmax())))
     vector.close()
@@ -108,11 +110,15 @@ class VectorWithMasks(VectorEnv):
         return observations, np.ones(2), np.zeros(2, bool), ended, info
 
 
+def vector_with_masks(**options: Any) -> VectorEnv:
+    return VectorWithMasks(**options)
+
+
 @pytest.mark.parametrize("same_step", [False, True])
 def test_masks_of_vector_environments(same_step):
     name = f"MaskedVector{int(same_step)}-v0"
     if name not in registry:
-        gymnasium.register(name, vector_entry_point=VectorWithMasks, kwargs={"same_step": same_step})
+        gymnasium.register(name, vector_entry_point=vector_with_masks, kwargs={"same_step": same_step})
     vector = make(name, EnvironmentConfig(num_envs=2))
     _, masks = vector.reset(0)
     assert masks is not None and masks.tolist() == [[True, True], [True, False]]

@@ -1,6 +1,8 @@
 """What `make`, `describe` and `make_single` accept, pick and refuse; every refusal is one line."""
 
+import os
 import sys
+import time
 
 import gymnasium
 import numpy as np
@@ -113,6 +115,20 @@ def test_auto_picks(name, changes, engine):
     assert (description.layout, description.num_actions) == (vector.layout, vector.num_actions)
     assert description.frame_stack == vector.frame_stack
     vector.close()
+
+
+class SlowEnv(ScriptedEnv):
+    def step(self, action):
+        time.sleep(0.003)
+        return super().step(action)
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) == 1, reason="processes need a second core to help")
+def test_auto_takes_processes_for_slow_environments_alone():
+    for source, engine in ((SlowEnv, "processes"), (ScriptedEnv, "in-process")):
+        vector = make(lambda source=source: source(0), EnvironmentConfig(num_envs=2))
+        assert vector.engine == engine
+        vector.close()
 
 
 def test_descriptions():

@@ -1,5 +1,7 @@
 """Observations of every supported space as arrays."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -74,7 +76,8 @@ def test_nested_values_lie_in_order():
     ],
 )
 def test_images_stay_bytes_in_their_shape(shape, dtype, layout_shape, channels_last):
-    space = spaces.Box(0, 1 if dtype is np.bool_ else 255, shape, dtype)
+    dtype_of_box: Any = dtype
+    space = spaces.Box(0, 1 if dtype is np.bool_ else 255, shape, dtype_of_box)
     layout = ObservationEncoder(space).layout
     assert layout.is_image and layout.dtype == np.uint8
     assert (layout.shape, layout.channels_last) == (layout_shape, channels_last)

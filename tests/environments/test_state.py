@@ -14,7 +14,7 @@ SAVED = [
     ("Taxi-v4", "in-process", ("TimeLimit=20",)),
     ("CliffWalking-v1", "in-process", ()),
     ("Blackjack-v1", "in-process", ()),
-    ("ALE/Breakout-v5", "in-process", ()),
+    ("ALE/Breakout-v5", "in-process", ("TimeLimit=90",)),
 ]
 
 
@@ -44,7 +44,7 @@ def test_a_saved_state_continues_bit_equal(name, engine, wrappers, num_before):
         for a, b in zip(expected, given, strict=True):
             np.testing.assert_array_equal(a, b)
     ended = sum(step[2].sum() + step[3].sum() for step in after)
-    assert ended > 0 or name.startswith(("ALE", "CliffWalking"))
+    assert ended > 0 or name == "CliffWalking-v1"
     vector.close()
     other.close()
 

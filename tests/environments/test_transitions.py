@@ -1,11 +1,13 @@
 """Every engine, whenever it resets, gives the transition list of a plain scalar loop."""
 
+from typing import Any
+
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium.envs.registration import registry
 
-from qfleet.environments import EnvironmentConfig, make
+from qfleet.environments import EnvironmentConfig, Step, make
 from tests.environments.scripted import (
     SEED,
     ScriptedEnv,
@@ -66,22 +68,22 @@ def test_resetting_in_mid_episode_starts_anew_everywhere():
         vector.close()
 
 
-def _mountain_car_end(vector) -> tuple[int, list[np.ndarray]]:
-    """(the step at which all were truncated, frames around the reset); actions are all 'no push'."""
+def _mountain_car_end(vector) -> tuple[int, np.ndarray, Step]:
+    """(the step at which all were truncated, its last observations, itself); actions are all 'no push'."""
     vector.reset(3)
     for time in range(1, 202):
         step = vector.step(np.ones(vector.num_envs, np.int64))
         assert not step.terminated.any() and step.stepped.all() and (step.rewards == -1).all()
         if step.truncated.any():
             assert step.truncated.all()
-            return time, [step.final_observations.copy(), step]
+            return time, step.final_observations.copy(), step
     raise AssertionError("never truncated")
 
 
 @pytest.mark.parametrize("engine", ["envpool", "in-process", "processes"])
 def test_time_limit_truncates_at_the_true_last_observation(engine):
     vector = make("MountainCar-v0", EnvironmentConfig(num_envs=2, engine=engine, num_processes=2))
-    time, (final, step) = _mountain_car_end(vector)
+    time, final, step = _mountain_car_end(vector)
     assert time == 200
     following = vector.step(np.ones(2, np.int64))
     resets_later = engine == "envpool"
@@ -96,7 +98,7 @@ def test_time_limit_truncates_at_the_true_last_observation(engine):
 
 def test_envpools_cartpole_follows_the_equations_to_the_true_end():
     vector = make("CartPole-v1", EnvironmentConfig(num_envs=4, engine="envpool"))
-    reference = gymnasium.make("CartPole-v1").unwrapped
+    reference: Any = gymnasium.make("CartPole-v1").unwrapped
     observations, _ = vector.reset(0)
     ends = 0
     for time in range(120):
@@ -122,12 +124,13 @@ def test_ale_truncates_and_then_starts_with_a_step_that_is_none():
     vector = make("ALE/Pong-v5", config)
     assert (vector.engine, vector.frame_stack, vector.layout.shape) == ("ale", 4, (1, 84, 84))
     vector.reset(0)
-    for _ in range(60):
+    step = vector.step(np.zeros(2, np.int64))
+    while not step.truncated.any():
         step = vector.step(np.zeros(2, np.int64))
-        if step.truncated.all():
-            break
-    assert step.truncated.all() and not step.terminated.any() and step.stepped.all()
+    ended = step.truncated
+    assert not step.terminated.any() and step.stepped.all()
     following = vector.step(np.zeros(2, np.int64))
-    assert not following.stepped.any() and following.started.all() and not following.truncated.any()
-    assert (following.observations != step.final_observations).any()
+    assert (following.stepped == ~ended).all() and (following.started == ended).all()
+    assert not following.truncated[ended].any() and (following.rewards[ended] == 0).all()
+    assert (following.observations[ended] != step.final_observations[ended]).any()
     vector.close()

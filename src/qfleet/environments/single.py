@@ -3,7 +3,7 @@
 import copy
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import gymnasium
@@ -144,10 +144,6 @@ class SingleFactory:
         if options.get("obs_type", "rgb") == "ram":
             return env, 1
         return AtariPreprocessing(env, frameskip), FRAME_STACK
-
-    def without_render(self) -> "SingleFactory":
-        """The same without drawing."""
-        return replace(self, render_mode=None)
 
 
 def make_quietly(name: str, options: dict[str, Any]) -> gymnasium.Env:
