@@ -91,7 +91,8 @@ def find_spec(environment: str) -> EnvSpec | None:
         return registry.get(f"{name}-v{latest}")
     if name not in registry:
         latest = find_highest_version(namespace, bare)
-        if latest is not None:
+        # A newer version than Gymnasium's may be EnvPool's own.
+        if latest is not None and (latest > (version or 0) or name not in envpool_ids()):
             works = name.replace(f"-v{version}", f"-v{latest}")
             raise QfleetError(f"{name} is not a version that this Gymnasium has; {works} works")
     return registry.get(name)

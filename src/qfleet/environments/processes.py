@@ -67,7 +67,7 @@ class ProcessEnvironment(VectorEnvironment):
             for index, part in enumerate(parts):
                 self._workers.append(_Worker(index, part, memory))
             for worker in self._workers:
-                worker.send_work(_pickled(factory, worker.part))
+                worker.send(_pickled(factory, worker.part))
             self._await_all(_START_SECONDS)
         except BaseException:
             self.close()
@@ -161,17 +161,13 @@ class _Worker:
         ours, theirs = socket.socketpair()
         descriptors = (theirs.fileno(), memory, self._stacks)
         self.pipe = Connection(ours.detach())
+        search_path = json.dumps([str(Path(path).absolute()) for path in sys.path])
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", COMMAND, *map(str, descriptors)],
+                [sys.executable, "-c", COMMAND, search_path, *map(str, descriptors)],
                 stdin=subprocess.DEVNULL,
                 pass_fds=descriptors,
             )
-
-    def send_work(self, work: bytes) -> None:
-        """Tells the new process where to find modules, and what to step."""
-        self.send(json.dumps([path or str(Path.cwd()) for path in sys.path]).encode())
-        self.send(work)
 
     def send(self, message: bytes) -> None:
         """Sends; that a worker is gone is found out, and named, by the wait that follows."""

@@ -1,8 +1,9 @@
 """One environment of the many: made from whatever the user handed in, the same in every process."""
 
 import copy
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import gymnasium
@@ -144,15 +145,14 @@ class SingleFactory:
             return env, 1
         return AtariPreprocessing(env, frameskip), FRAME_STACK
 
-    def without_render(self) -> "SingleFactory":
-        """The same without drawing."""
-        return replace(self, render_mode=None)
-
 
 def make_quietly(name: str, options: dict[str, Any]) -> gymnasium.Env:
     """gymnasium.make without the checker of every step, and with errors in one line."""
     try:
-        return gymnasium.make(name, disable_env_checker=True, **options)
+        with warnings.catch_warnings():
+            # Box2D's import warns of its own making, and crashes the interpreter if that is an error.
+            warnings.filterwarnings("ignore", "builtin type [sS]wig", DeprecationWarning)
+            return gymnasium.make(name, disable_env_checker=True, **options)
     except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
         raise missing_package(error, name) from error
     except (TypeError, ValueError, AssertionError, gymnasium.error.Error) as error:

@@ -6,10 +6,8 @@ scripts without a main guard, notebooks and standard input work.
 """
 
 import faulthandler
-import json
 import os
 import signal
-import sys
 import threading
 import time
 import traceback
@@ -26,8 +24,13 @@ from qfleet.environments.single import SingleFactory
 from qfleet.environments.vector import ObservationLayout
 
 DONE, DONE_WITH_MASKS, FAILED, QUIT = b"d", b"m", b"f", b"q"
-COMMAND = "from qfleet.environments.worker import main; main()"
-"""What the interpreter is started with; the arguments are the three descriptors of `main`."""
+COMMAND = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from qfleet.environments.worker import main
+main(*map(int, sys.argv[2:]))
+"""
+"""What the interpreter is started with; its arguments are the parent's module search path and `main`'s."""
 _PARENT_CHECK_SECONDS = 0.5
 
 
@@ -49,19 +52,16 @@ class WorkerSlice:
         return [((self.num_envs,), np.dtype(np.int64)), *sides, *sides]
 
 
-def main() -> None:
-    """The worker's whole life: descriptors of the pipe, the shared memory and the file for stacks in argv.
+def main(pipe: int, memory: int, stacks: int) -> None:
+    """The worker's whole life; descriptors of the pipe, the shared memory and the file for stacks.
 
-    The first message is the parent's module search path as JSON, the second a cloudpickled
-    (SingleFactory, WorkerSlice).
+    The first message is a cloudpickled (SingleFactory, WorkerSlice).
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    pipe, memory, stacks = (int(argument) for argument in sys.argv[1:])
     requests = Connection(pipe)
     faulthandler.enable(stacks)
     faulthandler.register(signal.SIGUSR1, stacks)
     try:
-        sys.path[:] = json.loads(requests.recv_bytes())
         factory, part = cloudpickle.loads(requests.recv_bytes())
         threading.Thread(target=_end_with_parent, args=(part.parent,), daemon=True).start()
         _serve(factory, part, requests, memory)
