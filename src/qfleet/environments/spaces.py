@@ -43,16 +43,18 @@ def _is_image(space: Space) -> bool:
     )
 
 
-def _image_layout(shape: tuple[int, ...]) -> ObservationLayout:
+def _image_layout(space: Space) -> ObservationLayout:
     """Says which axis holds the channels: the one that is not one of two equal sides, else the smaller."""
+    shape = space.shape or ()
     if len(shape) == 2:
-        return ObservationLayout((1, *shape), np.dtype(np.uint8), is_image=True, channels_last=False)
-    first, middle, last = shape
-    if first == middle or middle == last:
-        channels_last = first == middle
+        shape, channels_last = (1, *shape), False
     else:
-        channels_last = last <= first
-    return ObservationLayout(shape, np.dtype(np.uint8), is_image=True, channels_last=channels_last)
+        first, middle, last = shape
+        channels_last = first == middle if first == middle or middle == last else last <= first
+    scale = 1.0 if space.dtype == np.bool_ else 1 / 255
+    return ObservationLayout(
+        shape, np.dtype(np.uint8), is_image=True, channels_last=channels_last, scale=scale
+    )
 
 
 def _leaves(space: Space, path: tuple[str | int, ...] = ()) -> list[_Leaf]:
@@ -86,7 +88,7 @@ class ObservationEncoder:
         self._is_plain = isinstance(space, (spaces.Box, spaces.MultiBinary))
         self._narrows = self._is_plain and space.dtype == np.float64
         if _is_image(space):
-            self.layout = _image_layout(space.shape or ())
+            self.layout = _image_layout(space)
         else:
             width = sum(leaf.width for leaf in self._leaves)
             self.layout = ObservationLayout((width,), np.dtype(np.float32), is_image=False)

@@ -73,9 +73,8 @@ class VectorEnvironment(ABC):
     engine: str
     """The engine's name, as `--engine` takes it."""
     frame_stack: int
-    """How many of the latest single frames one network input is made of, the oldest first, along the
-    channel axis of images and the only axis of vectors; before an episode's k-th frame its first is
-    repeated. Environments yield single frames; 1: no stacking."""
+    """How many of the latest single frames one network input is made of, the oldest first; before an
+    episode's k-th frame its first is repeated. Environments yield single frames; 1: no stacking."""
 
     @abstractmethod
     def reset(self, seed: int) -> tuple[NDArray, NDArray[np.bool_] | None]:
