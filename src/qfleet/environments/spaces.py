@@ -49,7 +49,7 @@ def _image_layout(space: Space) -> ObservationLayout:
     if len(shape) == 2:
         shape, channels_last = (1, *shape), False
     else:
-        first, middle, last = shape
+        first, middle, last = (int(side) for side in shape)
         channels_last = first == middle if first == middle or middle == last else last <= first
     scale = 1.0 if space.dtype == np.bool_ else 1 / 255
     return ObservationLayout(
