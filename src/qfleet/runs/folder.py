@@ -53,6 +53,12 @@ class RunFolder:
         """The HTML report."""
         return self.path / "report.html"
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is anything in it that training has made."""
+        metrics = self.path / "metrics.jsonl"
+        return self.checkpoints.is_dir() or (metrics.is_file() and metrics.stat().st_size > 0)
+
     def write_config(self, config: dict[str, Any]) -> None:
         """Replaces config.json; raises QfleetError if the disk refuses."""
         self._write_json(_CONFIG, config)

@@ -83,6 +83,13 @@ class Progress:
         elif not self._quiet:
             print(line, file=self._stream, flush=True)
 
+    def warning(self, line: str) -> None:
+        """Prints `line` as `message` does, but even if quiet."""
+        if self._quiet:
+            print(line, file=self._stream, flush=True)
+        else:
+            self.message(line)
+
     def _show(
         self, steps: int, updates: int, mean_return: float | None, exploration_rate: float | None
     ) -> None:
