@@ -16,7 +16,7 @@ from qfleet.environments.single import EnvironmentSource, SingleFactory
 from qfleet.errors import QfleetError
 from qfleet.interruption import Interruption
 from qfleet.run import Run, problem_of, read_parameters
-from qfleet.runs.folder import RunFolder
+from qfleet.runs.folder import RunFolder, read_json
 from qfleet.runs.progress import Progress
 from qfleet.runs.report import write_report
 from qfleet.settings import Settings
@@ -180,4 +180,4 @@ def read_settings(path: Path) -> Settings:
         return Settings.from_json(RunFolder.open(path).read_config())
     if not path.is_file():
         raise QfleetError(f"--config {path}: no such file; a run's config.json, or its folder, works")
-    return Settings.from_json(RunFolder(path.parent).read_config())
+    return Settings.from_json(read_json(path))

@@ -25,12 +25,12 @@ def main(arguments: Sequence[str]) -> int:
     import_modules(parse("environments", EnvironmentsFlags, arguments).import_modules)
     for family, entries in groupby(environments(), key=lambda entry: entry.family):
         print(_section(family, list(entries)))
-    print("* has tuned settings; --import MODULE lists and trains environments of your own")
+    print("* has tuned settings. --import MODULE adds environments of your own; qfleet doctor lists extras with more.")
     return 0
 
 
 def _section(family: str, entries: list[CatalogueEntry]) -> str:
     first = entries[0]
-    extra = "" if first.extra is None else f', needs pip install "qfleet[{first.extra}]"'
+    extra = "" if first.extra is None else f", from the extra {first.extra}"
     names = [f"  {entry.id}{' *' if entry.is_tuned else ''}" for entry in entries]
     return "\n".join([f"{family} (engine {first.engine}{extra})", *names, ""])

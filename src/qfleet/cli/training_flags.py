@@ -26,21 +26,24 @@ class EngineFlags(EnvironmentConfig):
 
 @dataclass(frozen=True)
 class TrainFlags:
-    """Teaches an agent in ENVIRONMENT (qfleet environments lists them). The defaults shown are those of the
-    environment and the topology that are named before --help.
+    """Teaches an agent in ENVIRONMENT (qfleet environments lists them).
+
+    The defaults shown are those of the environment and the topology that stand beside --help.
     """
 
-    environment: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENVIRONMENT")]
+    environment: Annotated[
+        tyro.conf.Positional[str], tyro.conf.arg(metavar="ENVIRONMENT", help_behavior_hint="")
+    ]
     """Gymnasium's id of what to train on; with --config it may be left out."""
-    config: str = ""
+    config: Annotated[str, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = ""
     """A config.json, or a run's folder, to take all settings from; flags go on top."""
-    out: str = ""
+    out: Annotated[str, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = ""
     """Folder of the run; else a new one in runs/."""
-    seeds: str = ""
+    seeds: Annotated[str, tyro.conf.arg(metavar="SEEDS", help_behavior_hint="")] = ""
     """Train once for each of these seeds, as 0-9 or 0,3,5, and report their mean and its interval."""
-    json: Switch = False
+    json: Annotated[Switch, tyro.conf.arg(help_behavior_hint="")] = False
     """Print nothing but one JSON object, the summary, on standard output; all else goes to standard error."""
-    quiet: Switch = False
+    quiet: Annotated[Switch, tyro.conf.arg(help_behavior_hint="")] = False
     """Show no progress."""
 
 
