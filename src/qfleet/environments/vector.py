@@ -26,7 +26,9 @@ class ObservationLayout:
     channels_last: bool = False
     """(height, width, channels) if true, else (channels, height, width)."""
     scale: float = 1.0
-    """What the network multiplies an observation by: 1/255 for an image of 0 to 255, 1 for a boolean grid."""
+    """What the network multiplies an image by: 1/255 for one of 0 to 255, 1 for a boolean grid."""
+    bounds: tuple[tuple[float, float], ...] = ()
+    """(lowest, highest) of each feature of a vector, infinite where the space sets no useful bound; empty: none."""
 
     @property
     def size(self) -> int:
