@@ -5,6 +5,7 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -70,9 +71,13 @@ def _extra(name: str, modules: tuple[str, ...]) -> Check:
 
 
 def _cores() -> Check:
-    limits = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")}
+    limits = {
+        name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+    }
     given = ", ".join(f"{name}={value}" for name, value in limits.items() if value)
-    return Check("cores", OK, f"{num_cores()} of {os.cpu_count()} may be used" + (f"; {given}" if given else ""))
+    return Check(
+        "cores", OK, f"{num_cores()} of {os.cpu_count()} may be used" + (f"; {given}" if given else "")
+    )
 
 
 def _blas() -> Iterator[Check]:
@@ -112,17 +117,22 @@ def _shared_memory() -> Check:
 
 
 def _kernel_cache() -> Check:
-    from qfleet.kernels import mix
+    from qfleet.kernels import cache_folder
 
-    folder = Path(mix.stats.cache_path)  # pyright: ignore[reportFunctionMemberAccess]
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if os.access(existing, os.W_OK):
-        return Check("kernel cache", OK, str(folder))
-    return Check("kernel cache", MISSING, f"{folder} cannot be written; NUMBA_CACHE_DIR names another folder")
+    folder = cache_folder()
+    if folder.is_relative_to(tempfile.gettempdir()) or not os.access(folder, os.W_OK):
+        return Check(
+            "kernel cache",
+            MISSING,
+            f"{folder} does not last: every start compiles; set XDG_CACHE_HOME (optional)",
+        )
+    return Check("kernel cache", OK, str(folder))
 
 
 def _compiler() -> Check:
     found = next((path for name in _COMPILERS if (path := shutil.which(name))), None)
     if found is None:
-        return Check("compiler", MISSING, "only torch.compile would use one; everything works without (optional)")
+        return Check(
+            "compiler", MISSING, "only torch.compile would use one; everything works without (optional)"
+        )
     return Check("compiler", OK, found)

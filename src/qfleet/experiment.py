@@ -3,7 +3,7 @@
 import difflib
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,6 +67,9 @@ def new_folder(problem: Problem, out: Path | None) -> Iterator[RunFolder]:
     except BaseException:
         if not folder.has_begun:
             shutil.rmtree(folder.path, ignore_errors=True)
+            if out is None:
+                with suppress(OSError):  # it holds other runs
+                    folder.path.parent.rmdir()
         raise
 
 

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -42,10 +43,15 @@ def play(run: Run, episodes: int = 1, seed: int | None = None, video: Path | Non
             os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
         settings = run.problem.settings
         mode = "human" if video is None else "rgb_array"
-        single = make_single(run.problem.source, settings.engine, mode)
+        with warnings.catch_warnings():
+            # Gymnasium warns of the mode that it does not have; make_single says the same as an error.
+            warnings.simplefilter("ignore")
+            single = make_single(run.problem.source, settings.engine, mode)
         stack.callback(single.env.close)
         show = _nothing if video is None else _video_writer(video, single, stack)
-        return _drawn(run.agent(), single, _episode_seeds(episodes, seed), settings.run.max_evaluation_steps, show)
+        return _drawn(
+            run.agent(), single, _episode_seeds(episodes, seed), settings.run.max_evaluation_steps, show
+        )
 
 
 def _check_display(run: Run) -> None:
@@ -55,7 +61,9 @@ def _check_display(run: Run) -> None:
 
 
 def _no_display(run: Run) -> QfleetError:
-    return QfleetError(f"there is no display to open a window on; qfleet play {run.path} --video out.mp4 works")
+    return QfleetError(
+        f"there is no display to open a window on; qfleet play {run.path} --video out.mp4 works"
+    )
 
 
 def _nothing(env: Any) -> None:
@@ -67,7 +75,9 @@ def _episode_seeds(episodes: int, seed: int | None) -> list[int]:
     return [int(state) for state in sequence.generate_state(episodes)]
 
 
-def _drawn(agent: Agent, single: SingleEnvironment, seeds: list[int], max_steps: int, show: Show) -> list[float]:
+def _drawn(
+    agent: Agent, single: SingleEnvironment, seeds: list[int], max_steps: int, show: Show
+) -> list[float]:
     """Plays, and gives the reasons why nothing can be drawn in one line."""
     try:
         return [_episode(agent, single, seed, max_steps, show) for seed in seeds]

@@ -48,7 +48,9 @@ class Sweep:
     @property
     def interval(self) -> tuple[float, float] | None:
         """The 95% interval of the mean (Student's t); None of fewer than two runs."""
-        mean, margin = mean_and_margin(np.array(self.returns)[:, None]) if self.returns else ([0.0], [math.nan])
+        mean, margin = (
+            mean_and_margin(np.array(self.returns)[:, None]) if self.returns else ([0.0], [math.nan])
+        )
         return None if math.isnan(margin[0]) else (float(mean[0] - margin[0]), float(mean[0] + margin[0]))
 
     def to_json(self) -> dict[str, Any]:

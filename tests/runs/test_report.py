@@ -30,7 +30,15 @@ def make_run(
         writer.write(index * 500, shown)
     writer.close()
     evaluated = {"episodes": 100, "mean_return": 480.0 + seed, "std_return": 3.5}
-    folder.write_summary({"environment": "Cart<Pole>&-v1", **config, "steps": num_points * 500, "seconds": 9.0, "evaluation": evaluated})
+    folder.write_summary(
+        {
+            "environment": "Cart<Pole>&-v1",
+            **config,
+            "steps": num_points * 500,
+            "seconds": 9.0,
+            "evaluation": evaluated,
+        }
+    )
     return folder.path
 
 

@@ -16,5 +16,7 @@ class AlgorithmsFlags:
 def main(arguments: Sequence[str]) -> int:
     """Prints each algorithm with the first line of what its settings say about it."""
     parse("algorithms", AlgorithmsFlags, arguments)
-    print(lines([(name, (config.__doc__ or "").splitlines()[0]) for name, config in ALGORITHM_CONFIGS.items()]))
+    print(
+        lines([(name, (config.__doc__ or "").splitlines()[0]) for name, config in ALGORITHM_CONFIGS.items()])
+    )
     return 0

@@ -28,9 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except QfleetError as error:
         return _complain(" ".join(str(error).split()), _MISTAKE)
     except Interrupted as interruption:
-        return _complain(
-            "interrupted before its first step", _SIGNALLED + interruption.signal_number
-        )
+        return _complain("interrupted before its first step", _SIGNALLED + interruption.signal_number)
     except KeyboardInterrupt:
         return _complain("interrupted", _SIGNALLED + signal.SIGINT)
     except BrokenPipeError:

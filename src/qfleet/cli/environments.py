@@ -25,7 +25,9 @@ def main(arguments: Sequence[str]) -> int:
     import_modules(parse("environments", EnvironmentsFlags, arguments).import_modules)
     for family, entries in groupby(environments(), key=lambda entry: entry.family):
         print(_section(family, list(entries)))
-    print("* has tuned settings. --import MODULE adds environments of your own; qfleet doctor lists extras with more.")
+    print(
+        "* has tuned settings. --import MODULE adds environments of your own; qfleet doctor lists extras with more."
+    )
     return 0
 
 

@@ -4,7 +4,7 @@ import contextlib
 import io
 import re
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
 
@@ -56,7 +56,7 @@ def convert(
         raise QfleetError(_explain(complaint.getvalue(), flags, given)) from None
 
 
-def _tyro(command: str, arguments_class: type, arguments: list[str], default: object):  # noqa: ANN202
+def _tyro(command: str, arguments_class: type, arguments: list[str], default: object) -> Any:
     return tyro.cli(
         arguments_class,
         prog=f"qfleet {command}",

@@ -9,6 +9,7 @@ from typing import Any
 import tyro
 
 from qfleet.assembly import Problem
+from qfleet.cli.compilation import announce_compilation
 from qfleet.cli.output import ending, print_json, twice
 from qfleet.cli.parsing import parse
 from qfleet.cli.signals import exit_code, resumable, say_how_to_go_on
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     folder = RunFolder.open(Path(flags.run))
     problem = problem_of(folder, None, None)
     _check_steps(folder, problem, flags.steps)
+    announce_compilation(flags.quiet)
     with Interruption() as interruption, resumable(folder):
         if flags.steps is not None:
             problem = _with_steps(folder, problem, flags.steps)
@@ -66,7 +68,9 @@ def _check_steps(folder: RunFolder, problem: Problem, asked: int | None) -> None
         summary = folder.read_summary()
     made = summary.get("steps", 0)
     if asked is not None and asked <= made:
-        raise QfleetError(f"--steps {asked}: the run has made {made} already; give the new total, such as {twice(made)}")
+        raise QfleetError(
+            f"--steps {asked}: the run has made {made} already; give the new total, such as {twice(made)}"
+        )
     if asked is None and summary.get("evaluation") and made >= problem.settings.run.steps:
         raise QfleetError(
             f"the run has made all its {made} steps; for more: qfleet resume {folder.path} --steps {twice(made)}"

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qfleet.assembly import Problem
+from qfleet.cli.compilation import announce_compilation
 from qfleet.cli.output import ending, print_json, sweep_ending
 from qfleet.cli.signals import exit_code, resumable, say_how_to_go_on
 from qfleet.cli.training_flags import TrainFlags, read_train_flags
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _train(settings: Settings, out: Path | None, quiet: bool, interruption: Interruption) -> Run:
+    announce_compilation(quiet)
     start = settings.run.warm_start
     warm_start = read_parameters(RunFolder.open(Path(start))) if start else None
     problem = Problem(settings, settings.environment)

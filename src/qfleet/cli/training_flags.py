@@ -61,7 +61,9 @@ def read_train_flags(arguments: Sequence[str]) -> tuple[TrainFlags, Settings]:
     if wants_help(arguments):
         show_help("train", flags_class, default)
     if not settings.environment:
-        raise QfleetError("train needs an ENVIRONMENT: qfleet train CartPole-v1 (qfleet environments lists them)")
+        raise QfleetError(
+            "train needs an ENVIRONMENT: qfleet train CartPole-v1 (qfleet environments lists them)"
+        )
     parsed = convert("train", flags_class, flags, given, default)
     return parsed, _settings_of(parsed)
 
@@ -119,7 +121,12 @@ def _starting_settings(environment: str | None, base: Settings | None, topology:
 
 def _sections(settings: Settings) -> dict[str, Any]:
     engine = EngineFlags(**vars(settings.engine))
-    return {"run": settings.run, "engine": engine, "algorithm": settings.algorithm, "topology": settings.topology}
+    return {
+        "run": settings.run,
+        "engine": engine,
+        "algorithm": settings.algorithm,
+        "topology": settings.topology,
+    }
 
 
 def _settings_of(parsed: Any) -> Settings:
