@@ -115,7 +115,7 @@ def _video_writer(video: Path, single: SingleEnvironment, stack: ExitStack) -> S
     import imageio.v2 as imageio
 
     frames_per_second = single.env.metadata.get("render_fps") or _DEFAULT_FRAMES_PER_SECOND
-    writer = stack.enter_context(
+    writer: Any = stack.enter_context(
         imageio.get_writer(str(video), format="FFMPEG", fps=frames_per_second, macro_block_size=2)  # pyright: ignore[reportArgumentType]
     )
 

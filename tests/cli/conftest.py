@@ -49,7 +49,8 @@ def call(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
             code = main([str(argument) for argument in arguments])
         except SystemExit as exit:
             code = int(exit.code or 0)
-        return Outcome(code, *capfd.readouterr())
+        captured = capfd.readouterr()
+        return Outcome(code, captured.out, captured.err)
 
     return run
 
