@@ -17,6 +17,7 @@ from qfleet.errors import QfleetError
 NetworkKind = Literal["auto", "mlp", "grid", "nature"]
 
 GRID_FILTERS, GRID_KERNEL = 16, 3
+_LARGEST_PLAIN_HALF_RANGE = 100.0
 NATURE_MIN_SIDE = 36
 """Below this the Nature network's three convolutions leave nothing."""
 
@@ -30,7 +31,7 @@ class NetworkConfig:
     hidden_sizes: tuple[int, ...] = ()
     """Units of each hidden dense layer; empty: 256 256 for mlp, 128 for grid, 512 for nature."""
     rescale_observations: bool = True
-    """Maps features whose space has finite bounds to -1 to 1 before the network; others stay as they are."""
+    """Maps features bounded within less than +-1, or beyond +-100, to -1 to 1 before the network."""
     dueling: bool = False
     """Separate streams for the state's value and the actions' advantages (Wang 2016)."""
 
@@ -62,9 +63,10 @@ class NetworkShape:
         factor = np.full(self.layout.size, self.layout.scale, np.float32)
         if self.rescale and self.layout.bounds:
             low, high = np.array(self.layout.bounds).T
-            bounded = np.isfinite(low) & np.isfinite(high)
-            shift[bounded] = (low[bounded] + high[bounded]) / 2
-            factor[bounded] = 2 / (high[bounded] - low[bounded])
+            half_range = (high - low) / 2
+            odd = np.isfinite(half_range) & ((half_range < 1) | (half_range > _LARGEST_PLAIN_HALF_RANGE))
+            shift[odd] = (low[odd] + high[odd]) / 2
+            factor[odd] = 1 / half_range[odd]
         return np.tile(shift, self.frame_stack), np.tile(factor, self.frame_stack)
 
     @property
