@@ -1,5 +1,6 @@
 """`qfleet train`: one run, or one a seed."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -57,6 +58,8 @@ def _sweep(flags: TrainFlags, settings: Settings, out: Path | None) -> int:
 
     def train_once(seeded: Settings, folder: Path) -> Run:
         nonlocal interruption
+        if not flags.quiet:
+            print(f"seed {seeded.run.seed}", file=sys.stderr)
         with Interruption() as interruption:
             return _train(seeded, folder, flags.quiet, interruption)
 
