@@ -3,8 +3,10 @@
 The peer is cpprb 11 (C++), in the same process, in turn with ours.
 """
 
+from collections.abc import Callable
+
 import numpy as np
-from cpprb import PrioritizedReplayBuffer
+from cpprb import PrioritizedReplayBuffer  # pyright: ignore[reportMissingImports]
 from timing import best_seconds, verdict
 
 from qfleet.environments.vector import ObservationLayout
@@ -15,7 +17,7 @@ CAPACITY, BATCH = 1_000_000, 256
 LAYOUT = ObservationLayout((4,), np.dtype(np.float32), is_image=False)
 
 
-def our_round() -> "callable":
+def our_round() -> Callable[[int], None]:
     config = ReplayConfig(replay_capacity=CAPACITY, priority_exponent=0.6)
     replay = Replay(config, LAYOUT, frame_stack=1, num_mask_actions=0, num_envs=1, n_step=1)
     random, chunk = np.random.default_rng(0), 100_000
@@ -49,7 +51,7 @@ def our_round() -> "callable":
     return turns
 
 
-def cpprb_round() -> "callable":
+def cpprb_round() -> Callable[[int], None]:
     fields = {"obs": {"shape": 4}, "next_obs": {"shape": 4}, "act": {}, "rew": {}, "done": {}}
     buffer = PrioritizedReplayBuffer(CAPACITY, fields, alpha=0.6)
     random, chunk = np.random.default_rng(0), 100_000
@@ -71,7 +73,10 @@ def cpprb_round() -> "callable":
 if __name__ == "__main__":
     ours, theirs = our_round(), cpprb_round()
     pairs = [(best_seconds(ours, 500, 3), best_seconds(theirs, 200, 3)) for _ in range(5)]
-    our_seconds, their_seconds = np.median([pair[0] for pair in pairs]), np.median([pair[1] for pair in pairs])
+    our_seconds, their_seconds = (
+        np.median([pair[0] for pair in pairs]),
+        np.median([pair[1] for pair in pairs]),
+    )
     print(f"         ours {our_seconds * 1e6:.0f} us a batch, cpprb {their_seconds * 1e6:.0f} us")
     ratio = float(np.median([theirs / ours for ours, theirs in pairs]))
     reached = verdict("prioritized replay against cpprb", ratio, "x as fast", at_least=4)

@@ -5,7 +5,7 @@ import sys
 import time
 
 import torch
-from stable_baselines3 import DQN
+from stable_baselines3 import DQN  # pyright: ignore[reportMissingImports]
 
 torch.set_num_threads(2)
 model = DQN(

@@ -15,7 +15,9 @@ def best_seconds(function: Callable[[int], object], num_calls: int, num_rounds: 
     return min(seconds)
 
 
-def verdict(name: str, figure: float, unit: str, *, at_most: float | None = None, at_least: float | None = None):
+def verdict(
+    name: str, figure: float, unit: str, *, at_most: float | None = None, at_least: float | None = None
+):
     """Prints one figure beside what it should be; returns whether it is reached."""
     reached = (at_most is None or figure <= at_most) and (at_least is None or figure >= at_least)
     wanted = f"at most {at_most:g}" if at_most is not None else f"at least {at_least:g}"

@@ -3,13 +3,14 @@
 Everything on one thread; figures of one run are compared with one another only.
 """
 
+import itertools
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import torch
-from numba import njit
+from numba import njit, typed
 from timing import best_seconds, verdict
 from torch import nn
 from torch.nn import functional
@@ -34,7 +35,9 @@ MINATAR = ObservationLayout((10, 10, 4), np.dtype(np.uint8), is_image=True, chan
 def filled_replay(config: DQNConfig, layout: ObservationLayout, num_actions: int) -> Replay:
     replay = Replay(config, layout, frame_stack=1, num_mask_actions=0, num_envs=1, n_step=1)
     random, num = np.random.default_rng(0), 20_000
-    draws = random.normal(size=(num, layout.size)) if layout.dtype == np.float32 else random.random((num, layout.size)) < 0.2
+    draws = random.normal(size=(num, layout.size))
+    if layout.dtype == np.uint8:
+        draws = draws > 1
     frames = {
         "observation": draws.astype(layout.dtype),
         "back": np.zeros(num, np.int32),
@@ -65,7 +68,9 @@ class CompiledUpdate:
     def __init__(self, shape: NetworkShape, config: DQNConfig, batch: Batch) -> None:
         plan, slots = compiled_plan(shape)
         parameters = initial_parameters(slots, 0)
-        self.vectors = Vectors(parameters, parameters.copy(), np.zeros_like(parameters), np.zeros_like(parameters))
+        self.vectors = Vectors(
+            parameters, parameters.copy(), np.zeros_like(parameters), np.zeros_like(parameters)
+        )
         num = config.batch_size
         self.gradient = np.zeros_like(parameters)
         self.arguments = (
@@ -97,7 +102,9 @@ def td_loss(online: nn.Module, target: nn.Module, batch: Batch) -> torch.Tensor:
     with torch.no_grad():
         best = target(observations[num:]).max(1).values
         targets = torch.from_numpy(batch.rewards) + torch.from_numpy(batch.discounts) * best
-    chosen = online(observations[:num]).gather(1, torch.from_numpy(batch.actions.astype(np.int64))[:, None])[:, 0]
+    chosen = online(observations[:num]).gather(1, torch.from_numpy(batch.actions.astype(np.int64))[:, None])[
+        :, 0
+    ]
     return functional.smooth_l1_loss(chosen, targets)
 
 
@@ -126,13 +133,11 @@ def _products(num, lefts, rights, outs):
 
 def products_seconds(batch_size: int, sizes: tuple[int, ...]) -> float:
     """The matrix products of one update: two passes forward, one backward."""
-    from numba.typed import List
-
-    forward = [(batch_size, m, n) for m, n in zip(sizes, sizes[1:], strict=False)]
+    forward = [(batch_size, m, n) for m, n in itertools.pairwise(sizes)]
     weights = [(n, batch_size, m) for _, m, n in forward]
     inputs = [(batch_size, n, m) for _, m, n in forward[1:]]
     random = np.random.default_rng(0)
-    lefts, rights, outs = List(), List(), List()
+    lefts, rights, outs = typed.List(), typed.List(), typed.List()  # pyright: ignore[reportCallIssue]
     for rows, inner, columns in forward * 2 + weights + inputs:
         lefts.append(random.normal(size=(rows, inner)).astype(np.float32))
         rights.append(random.normal(size=(inner, columns)).astype(np.float32))
@@ -143,7 +148,9 @@ def products_seconds(batch_size: int, sizes: tuple[int, ...]) -> float:
 class UsersNetwork(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(4, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 2))
+        self.layers = nn.Sequential(
+            nn.Linear(4, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 2)
+        )
 
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
         return self.layers(observations)
@@ -178,7 +185,9 @@ def mlp_against_products() -> bool:
     assert np.abs(difference).max() < 1e-6
     products = products_seconds(128, (4, 120, 84, 2))
     ours = best_seconds(update, 300)
-    print(f"         4-120-84-2, batch 128: update {ours * 1e6:.0f} us, its matrix products {products * 1e6:.0f} us")
+    print(
+        f"         4-120-84-2, batch 128: update {ours * 1e6:.0f} us, its matrix products {products * 1e6:.0f} us"
+    )
     return verdict("one update against its matrix products", ours / products, "x", at_most=2)
 
 
@@ -191,7 +200,9 @@ def module_against_eager() -> bool:
     learner = TorchLearner(config, shape, 0, 0, make_module=UsersNetwork, device=torch.device("cpu"))
     ours = best_seconds(lambda num: learner.learn(replay.view(), num, 0.4), 300)
     eager = best_seconds(EagerUpdate(UsersNetwork(), UsersNetwork(), config, batch), 300)
-    print(f"         the user's module: {ours * 1e6:.0f} us with sampling, a plain loop {eager * 1e6:.0f} us without")
+    print(
+        f"         the user's module: {ours * 1e6:.0f} us with sampling, a plain loop {eager * 1e6:.0f} us without"
+    )
     return verdict("a user's module against a plain eager loop", eager / ours, "x as fast", at_least=1.5)
 
 
@@ -205,7 +216,9 @@ def minatar_against_eager() -> bool:
     assert np.abs(difference).max() < 1e-5
     ours = best_seconds(update, 100)
     eager = best_seconds(EagerUpdate(MinAtarNetwork(), MinAtarNetwork(), config, batch), 100)
-    print(f"         MinAtar network, batch 32: {ours * 1e6:.0f} us, PyTorch's convolution {eager * 1e6:.0f} us")
+    print(
+        f"         MinAtar network, batch 32: {ours * 1e6:.0f} us, PyTorch's convolution {eager * 1e6:.0f} us"
+    )
     return verdict("one MinAtar update against eager PyTorch", eager / ours, "x as fast", at_least=2)
 
 
