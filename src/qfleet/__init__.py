@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from qfleet.agent import Agent
     from qfleet.errors import DamagedError, FleetError, NonFiniteError, QfleetError
-    from qfleet.experiment import resume, train
+    from qfleet.experiment import begin, resume, train
     from qfleet.run import Run, load, load_run
     from qfleet.training import Status, Training
 
@@ -25,6 +25,7 @@ __all__ = [
     "Run",
     "Status",
     "Training",
+    "begin",
     "load",
     "load_run",
     "resume",
@@ -34,7 +35,7 @@ __all__ = [
 _MODULES = {
     "qfleet.agent": ("Agent",),
     "qfleet.errors": ("DamagedError", "FleetError", "NonFiniteError", "QfleetError"),
-    "qfleet.experiment": ("resume", "train"),
+    "qfleet.experiment": ("begin", "resume", "train"),
     "qfleet.run": ("Run", "load", "load_run"),
     "qfleet.training": ("Status", "Training"),
 }

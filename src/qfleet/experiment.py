@@ -47,10 +47,35 @@ def train(
     block of steps; return False from it to stop. Raises QfleetError for settings that cannot be.
     """
     problem = Problem(make_settings(environment, config, settings), environment, network)
-    run = problem.settings.run
-    warm_start = read_parameters(RunFolder.open(Path(run.warm_start))) if run.warm_start else None
     with new_folder(problem, None if out is None else Path(out)) as folder:
-        return run_training(problem, folder, quiet=quiet, on_status=on_status, warm_start=warm_start)
+        return run_training(
+            problem, folder, quiet=quiet, on_status=on_status, warm_start=_warm_start(problem)
+        )
+
+
+@contextmanager
+def begin(
+    environment: EnvironmentSource,
+    *,
+    config: str | Path | None = None,
+    network: "nn.Module | None" = None,
+    out: str | Path | None = None,
+    **settings: Any,
+) -> Iterator[Training]:
+    """`train` at your own pace: iterate over the Training to make blocks of steps, for as long as you like.
+
+    Every turn gives a Status; `training.learner`, `training.replay` and `training.load_best()` are there to look at. Evaluation,
+    checkpoints and metrics happen as in `train`; the summary and the report are yours to ask for.
+    """
+    problem = Problem(make_settings(environment, config, settings), environment, network)
+    with new_folder(problem, None if out is None else Path(out)) as folder:
+        with Training(problem, folder, warm_start=_warm_start(problem)) as training:
+            yield training
+
+
+def _warm_start(problem: Problem) -> Parameters | None:
+    path = problem.settings.run.warm_start
+    return read_parameters(RunFolder.open(Path(path))) if path else None
 
 
 @contextmanager
