@@ -64,13 +64,15 @@ def begin(
 ) -> Iterator[Training]:
     """`train` at your own pace: iterate over the Training to make blocks of steps, for as long as you like.
 
-    Every turn gives a Status; `training.learner`, `training.replay` and `training.load_best()` are there to look at. Evaluation,
-    checkpoints and metrics happen as in `train`; the summary and the report are yours to ask for.
+    Every turn gives a Status; `training.learner`, `training.replay` and `training.load_best()` are there to look
+    at. Evaluation, checkpoints and metrics happen as in `train`; the summary and the report are yours to ask for.
     """
     problem = Problem(make_settings(environment, config, settings), environment, network)
-    with new_folder(problem, None if out is None else Path(out)) as folder:
-        with Training(problem, folder, warm_start=_warm_start(problem)) as training:
-            yield training
+    with (
+        new_folder(problem, None if out is None else Path(out)) as folder,
+        Training(problem, folder, warm_start=_warm_start(problem)) as training,
+    ):
+        yield training
 
 
 def _warm_start(problem: Problem) -> Parameters | None:
