@@ -104,6 +104,7 @@ def make_topology(
         num_mask_actions=num_mask_actions,
         num_envs=num_envs,
         n_step=config.n_step,
+        max_steps_per_block=-(-settings.topology.block_steps // num_envs),
     )
 
     def make_actor() -> Actor:
