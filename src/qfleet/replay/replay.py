@@ -5,6 +5,7 @@ is reused or when the oldest frame that it needs (the far end of its stack) is a
 whichever comes first; its priority is zero from then on.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple, final
 
@@ -39,7 +40,7 @@ class ReplayConfig:
         for name in ("priority_exponent", "importance_exponent"):
             if not 0 <= getattr(self, name) <= 1:
                 raise QfleetError(f"{name} is {getattr(self, name)}; it must be from 0 to 1")
-        if self.priority_floor <= 0:
+        if not 0 < self.priority_floor < math.inf:
             raise QfleetError(f"priority_floor is {self.priority_floor}; it must be above 0")
 
 
