@@ -21,9 +21,12 @@ def adam(parameters, gradient, first, second, num_updates, learning_rate, epsilo
     """One step of Adam (Kingma & Ba 2015, arXiv 1412.6980, algorithm 1) in place; betas 0.9 and 0.999.
 
     The gradient (num_parameters,) is scaled down to norm `max_norm` first, if that is finite and it is longer.
-    `num_updates` counts this step, from 1. Returns the norm before clipping.
+    `num_updates` counts this step, from 1. Returns the norm before clipping; where that is not finite, nothing
+    is changed.
     """
     norm = global_norm(gradient)
+    if not np.isfinite(norm):
+        return norm
     factor = np.float32(max_norm / (norm + 1e-6)) if norm > max_norm else np.float32(1)
     step_size = np.float32(learning_rate / (1.0 - 0.9**num_updates))
     correction = np.float32(1.0 / math.sqrt(1.0 - 0.999**num_updates))

@@ -5,6 +5,7 @@ is the code the compiled learner uses, on the host.
 """
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any, final
 
@@ -172,6 +173,8 @@ class TorchLearner(Learner):
             if not np.isfinite(loss):
                 return i
             norm = self._optimize(number)
+            if not np.isfinite(norm):
+                return i
             rule = self._rule
             update_priorities(
                 view, self._batch.rows, self._td_errors, rule.priority_exponent, rule.priority_floor
@@ -280,6 +283,8 @@ def adam_on_device(
 ) -> float:
     """`qfleet.deep.optimizer.adam` for tensors that live on a device; arguments and result are the same."""
     norm = float(torch.linalg.vector_norm(gradient))
+    if not math.isfinite(norm):
+        return norm
     if norm > max_norm:
         gradient = gradient * (max_norm / (norm + 1e-6))
     first.lerp_(gradient, 0.1)
