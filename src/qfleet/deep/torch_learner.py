@@ -181,7 +181,7 @@ class TorchLearner(Learner):
             )
             if number % rule.target_update_every_updates == 0:
                 self._move_target()
-            self._sums += np.array([loss, np.mean(np.abs(self._td_errors)), norm])
+            self._sums += np.array([loss, np.mean(np.abs(self._td_errors), dtype=np.float64), norm])
         return num_updates
 
     def _gradient_step(self) -> float:
