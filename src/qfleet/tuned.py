@@ -10,7 +10,18 @@ from typing import Any
 from qfleet.settings import TOPOLOGY_CONFIGS, Settings, TopologyName
 
 TUNED: dict[str, dict[str, Any]] = {
-    "CartPole-v1": {"steps": 60_000, "num_envs": 8, "block_steps": 64},
+    "CartPole-v1": {
+        "steps": 50_000,
+        "until_return": 490.0,
+        "evaluate_every_steps": 1_000,
+        "learning_rate": 1e-3,
+        "batch_size": 64,
+        "updates_per_step": 0.5,
+        "target_update_every_updates": 64,
+        "n_step": 3,
+        "exploration_steps": 5_000,
+        "exploration_final": 0.04,
+    },
     "Acrobot-v1": {"steps": 100_000, "num_envs": 8, "block_steps": 64},
     "MountainCar-v0": {"steps": 200_000, "num_envs": 8, "block_steps": 64},
     "LunarLander-v3": {"steps": 200_000, "num_envs": 8, "block_steps": 64},

@@ -53,9 +53,15 @@ class _NatureConvolutions(nn.Module):
 class QNetwork(nn.Module):
     """Q of every action, for a decided shape."""
 
+    shift: Tensor
+    factor: Tensor
+
     def __init__(self, shape: NetworkShape) -> None:
         super().__init__()
-        self._scale, self._dueling = shape.layout.scale, shape.dueling
+        self._dueling = shape.dueling
+        shift, factor = shape.input_transform()
+        self.register_buffer("shift", torch.from_numpy(shift), persistent=False)
+        self.register_buffer("factor", torch.from_numpy(factor), persistent=False)
         width, self.body = _body(shape)
         trunk = shape.hidden_sizes[:-1] if shape.dueling else shape.hidden_sizes
         self.hidden = nn.ModuleList()
@@ -71,9 +77,7 @@ class QNetwork(nn.Module):
 
     def forward(self, observations: Tensor) -> Tensor:
         """(batch, frame_stack * size) of any dtype to (batch, num_actions) float32."""
-        features = observations.to(torch.float32)
-        if self._scale != 1:
-            features = features * self._scale
+        features = (observations.to(torch.float32) - self.shift) * self.factor
         if self.body is not None:
             features = functional.relu(self.body(features))
         for layer in self.hidden:

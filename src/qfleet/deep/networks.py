@@ -6,6 +6,9 @@ Both forms have the same tensors in the same order, so the same flat vector of p
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
 from qfleet.deep.compiled.plan import Plan, PlanBuilder
 from qfleet.deep.parameters import Slot
 from qfleet.environments.vector import ObservationLayout
@@ -14,6 +17,7 @@ from qfleet.errors import QfleetError
 NetworkKind = Literal["auto", "mlp", "grid", "nature"]
 
 GRID_FILTERS, GRID_KERNEL = 16, 3
+_LARGEST_PLAIN_HALF_RANGE = 100.0
 NATURE_MIN_SIDE = 36
 """Below this the Nature network's three convolutions leave nothing."""
 
@@ -26,6 +30,8 @@ class NetworkConfig:
     """mlp, grid (a 3x3 convolution, for about 10x10), nature (Mnih 2015, for images); auto: by the observation."""
     hidden_sizes: tuple[int, ...] = ()
     """Units of each hidden dense layer; empty: 256 256 for mlp, 128 for grid, 512 for nature."""
+    rescale_observations: bool = True
+    """Stretches features bounded within less than +-1, and shrinks those bounded beyond +-100, to +-1 in the network."""
     dueling: bool = False
     """Separate streams for the state's value and the actions' advantages (Wang 2016)."""
 
@@ -43,6 +49,7 @@ class NetworkShape:
     kind: Literal["mlp", "grid", "nature"]
     hidden_sizes: tuple[int, ...]
     dueling: bool
+    rescale: bool
     layout: ObservationLayout
     frame_stack: int
     num_actions: int
@@ -51,6 +58,18 @@ class NetworkShape:
     def num_inputs(self) -> int:
         """Numbers in one stacked observation."""
         return self.frame_stack * self.layout.size
+
+    def input_transform(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Shift and factor, (num_inputs,) each: the network computes on (observation - shift) * factor."""
+        shift = np.zeros(self.layout.size, np.float32)
+        factor = np.full(self.layout.size, self.layout.scale, np.float32)
+        if self.rescale and self.layout.bounds:
+            low, high = np.array(self.layout.bounds).T
+            half_range = (high - low) / 2
+            odd = np.isfinite(half_range) & ((half_range < 1) | (half_range > _LARGEST_PLAIN_HALF_RANGE))
+            shift[odd] = (low[odd] + high[odd]) / 2
+            factor[odd] = 1 / half_range[odd]
+        return np.tile(shift, self.frame_stack), np.tile(factor, self.frame_stack)
 
     @property
     def compilable(self) -> bool:
@@ -77,7 +96,9 @@ def decide(
             f"--network {kind} needs images of at least {least}x{least}, these are {layout.shape}"
         )
     sizes = config.hidden_sizes or _DEFAULT_HIDDEN[kind]
-    return NetworkShape(kind, sizes, config.dueling, layout, frame_stack, num_actions)
+    return NetworkShape(
+        kind, sizes, config.dueling, config.rescale_observations, layout, frame_stack, num_actions
+    )
 
 
 def _automatic(layout: ObservationLayout) -> Literal["mlp", "grid", "nature"]:
@@ -108,7 +129,7 @@ def grid_axes(shape: NetworkShape) -> tuple[int, int, int, int]:
 
 def compiled_plan(shape: NetworkShape) -> tuple[Plan, list[Slot]]:
     """The layers for the compiled kernels, and where each tensor lies in the parameter vector."""
-    builder = PlanBuilder(shape.layout.scale)
+    builder = PlanBuilder(*shape.input_transform())
     source, width = -1, shape.num_inputs
     if shape.kind == "grid":
         axes = grid_axes(shape)

@@ -74,7 +74,7 @@ class InProcessEnvironment(VectorEnvironment):
             saved = save_environment(env)
             if saved is None:
                 return None
-            state |= {f"{i}/{key}": array for key, array in saved.items()}
+            state |= {f"{i}.{key}": array for key, array in saved.items()}
         return state
 
     def load_state(self, state: dict[str, NDArray]) -> None:
@@ -82,7 +82,7 @@ class InProcessEnvironment(VectorEnvironment):
         self._checker.episode_steps[:] = state["episode_steps"]
         self._loop.masks_on = bool(state["masks_on"])
         for i, env in enumerate(self._loop.envs):
-            prefix = f"{i}/"
+            prefix = f"{i}."
             load_environment(
                 env, {key.removeprefix(prefix): a for key, a in state.items() if key.startswith(prefix)}
             )

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from qfleet.environments.vector import ObservationLayout
 from qfleet.errors import QfleetError
 
+_LARGEST_RANGE = 1e6
+"""Wider bounds are placeholders, such as the largest float, and say nothing of the values to expect."""
+
 
 @dataclass(frozen=True)
 class _Leaf:
@@ -21,6 +24,15 @@ class _Leaf:
     starts: NDArray[np.int64] | None = None
     """For categories: the smallest value of each, else None: the numbers go in as they are."""
     sizes: NDArray[np.int64] | None = None
+    box: spaces.Box | None = None
+
+    @property
+    def bounds(self) -> list[tuple[float, float]]:
+        """(lowest, highest) of each column; infinite for categories and where the space sets no useful bound."""
+        if self.box is None:
+            return [(-np.inf, np.inf)] * self.width
+        pairs = zip(self.box.low.ravel().tolist(), self.box.high.ravel().tolist(), strict=True)
+        return [pair if 0 < pair[1] - pair[0] < _LARGEST_RANGE else (-np.inf, np.inf) for pair in pairs]
 
     def write(self, values: NDArray, out: NDArray[np.float32]) -> None:
         """Writes `values` (num_envs, ...) into `out` (num_envs, width)."""
@@ -43,16 +55,18 @@ def _is_image(space: Space) -> bool:
     )
 
 
-def _image_layout(shape: tuple[int, ...]) -> ObservationLayout:
+def _image_layout(space: Space) -> ObservationLayout:
     """Says which axis holds the channels: the one that is not one of two equal sides, else the smaller."""
+    shape = space.shape or ()
     if len(shape) == 2:
-        return ObservationLayout((1, *shape), np.dtype(np.uint8), is_image=True, channels_last=False)
-    first, middle, last = shape
-    if first == middle or middle == last:
-        channels_last = first == middle
+        shape, channels_last = (1, *shape), False
     else:
-        channels_last = last <= first
-    return ObservationLayout(shape, np.dtype(np.uint8), is_image=True, channels_last=channels_last)
+        first, middle, last = (int(side) for side in shape)
+        channels_last = first == middle if first == middle or middle == last else last <= first
+    scale = 1.0 if space.dtype == np.bool_ else 1 / 255
+    return ObservationLayout(
+        shape, np.dtype(np.uint8), is_image=True, channels_last=channels_last, scale=scale
+    )
 
 
 def _leaves(space: Space, path: tuple[str | int, ...] = ()) -> list[_Leaf]:
@@ -61,7 +75,9 @@ def _leaves(space: Space, path: tuple[str | int, ...] = ()) -> list[_Leaf]:
         return [leaf for key, inner in space.spaces.items() for leaf in _leaves(inner, (*path, key))]
     if isinstance(space, spaces.Tuple):
         return [leaf for i, inner in enumerate(space.spaces) for leaf in _leaves(inner, (*path, i))]
-    if isinstance(space, (spaces.Box, spaces.MultiBinary)):
+    if isinstance(space, spaces.Box):
+        return [_Leaf(path, int(np.prod(space.shape)), box=space)]
+    if isinstance(space, spaces.MultiBinary):
         return [_Leaf(path, int(np.prod(space.shape)))]
     if isinstance(space, spaces.Discrete):
         return [_Leaf(path, int(space.n), np.array([space.start]), np.array([space.n]))]
@@ -86,10 +102,11 @@ class ObservationEncoder:
         self._is_plain = isinstance(space, (spaces.Box, spaces.MultiBinary))
         self._narrows = self._is_plain and space.dtype == np.float64
         if _is_image(space):
-            self.layout = _image_layout(space.shape or ())
+            self.layout = _image_layout(space)
         else:
             width = sum(leaf.width for leaf in self._leaves)
-            self.layout = ObservationLayout((width,), np.dtype(np.float32), is_image=False)
+            bounds = tuple(bound for leaf in self._leaves for bound in leaf.bounds)
+            self.layout = ObservationLayout((width,), np.dtype(np.float32), is_image=False, bounds=bounds)
 
     def encode(self, observation: Any) -> NDArray:
         """One observation as an array of the layout's shape and dtype; a fresh array."""

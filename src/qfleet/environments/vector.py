@@ -26,7 +26,9 @@ class ObservationLayout:
     channels_last: bool = False
     """(height, width, channels) if true, else (channels, height, width)."""
     scale: float = 1.0
-    """What the network multiplies an observation by: 1/255 for an image of 0 to 255, 1 for a boolean grid."""
+    """What the network multiplies an image by: 1/255 for one of 0 to 255, 1 for a boolean grid."""
+    bounds: tuple[tuple[float, float], ...] = ()
+    """(lowest, highest) of each feature of a vector, infinite where the space sets no useful bound; empty: none."""
 
     @property
     def size(self) -> int:
@@ -73,9 +75,8 @@ class VectorEnvironment(ABC):
     engine: str
     """The engine's name, as `--engine` takes it."""
     frame_stack: int
-    """How many of the latest single frames one network input is made of, the oldest first, along the
-    channel axis of images and the only axis of vectors; before an episode's k-th frame its first is
-    repeated. Environments yield single frames; 1: no stacking."""
+    """How many of the latest single frames one network input is made of, the oldest first; before an
+    episode's k-th frame its first is repeated. Environments yield single frames; 1: no stacking."""
 
     @abstractmethod
     def reset(self, seed: int) -> tuple[NDArray, NDArray[np.bool_] | None]:

@@ -119,11 +119,10 @@ def _units(plan, layer):
 
 @kernel
 def _take_observations(plan, observations, scratch):
-    scale = np.float32(plan.scale)
     batch, size = observations.shape
     for i in range(batch):
         for j in range(size):
-            scratch.observations[i, j] = np.float32(observations[i, j]) * scale
+            scratch.observations[i, j] = (np.float32(observations[i, j]) - plan.shift[j]) * plan.factor[j]
 
 
 @kernel

@@ -23,8 +23,10 @@ class Plan(NamedTuple):
     """(num_layers, 6) int64: kind, source, outputs per sample, inputs per sample, weight offset, bias offset."""
     convolution: NDArray
     """(7,) int64, the first layer's if it is one: frames, height, width, channels, kernel, filters, 0."""
-    scale: float
-    """What an observation is multiplied by."""
+    shift: NDArray
+    """(num_inputs,) float32: subtracted from an observation."""
+    factor: NDArray
+    """(num_inputs,) float32: what the difference is multiplied by."""
     dueling: bool
     """Whether the last two layers are the state's value and the actions' advantages."""
     num_actions: int
@@ -37,7 +39,8 @@ LAYER_KIND, LAYER_SOURCE, LAYER_OUTPUTS, LAYER_INPUTS, LAYER_WEIGHT, LAYER_BIAS 
 class PlanBuilder:
     """Collects layers and the places of their tensors."""
 
-    scale: float
+    shift: NDArray[np.float32]
+    factor: NDArray[np.float32]
 
     def __post_init__(self) -> None:
         self._rows: list[list[int]] = []
@@ -76,4 +79,5 @@ class PlanBuilder:
 
     def build(self, *, dueling: bool, num_actions: int) -> Plan:
         """The finished table."""
-        return Plan(np.array(self._rows, np.int64), self._convolution, self.scale, dueling, num_actions)
+        layers = np.array(self._rows, np.int64)
+        return Plan(layers, self._convolution, self.shift, self.factor, dueling, num_actions)
