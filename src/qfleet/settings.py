@@ -16,8 +16,6 @@ Backend = Literal["threads"]
 Device = Literal["auto", "cpu", "cuda"]
 TopologyConfig = OverlappedConfig | SerialConfig
 
-_CHOICES = {"algorithm": Algorithm, "topology": TopologyName, "backend": Backend, "device": Device}
-
 ALGORITHM_CONFIGS: dict[Algorithm, type[DQNConfig]] = {"dqn": DQNConfig}
 TOPOLOGY_CONFIGS: dict[TopologyName, type[TopologyConfig]] = {
     "overlapped": OverlappedConfig,
@@ -63,10 +61,14 @@ class RunConfig:
     """Run folder whose values to begin from; it must have the same network."""
 
     def __post_init__(self) -> None:
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in get_args(choices):
-                known = ", ".join(get_args(choices))
-                raise QfleetError(f"{name} is {getattr(self, name)!r}; it must be one of {known}")
+        for name, known in (
+            ("algorithm", get_args(Algorithm)),
+            ("topology", get_args(TopologyName)),
+            ("backend", get_args(Backend)),
+            ("device", get_args(Device)),
+        ):
+            if getattr(self, name) not in known:
+                raise QfleetError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
         for name in (
             "steps",
             "evaluation_episodes",
