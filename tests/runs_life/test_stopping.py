@@ -18,7 +18,7 @@ def test_steps(topology, tmp_path: Path) -> None:
     run = train_tiny(MatchEnv, tmp_path / "run", topology=topology, steps=1000)
     summary = run.summary
     assert (summary["stopped_by"], summary["steps"], summary["updates"]) == ("steps", 1000, 200)
-    assert summary == qfleet.load_run(run.path).summary and summary["seconds"] > 0
+    assert summary == qfleet.load_run(run.path, environment=MatchEnv).summary and summary["seconds"] > 0
     assert summary["evaluation"]["episodes"] == 3 and (run.path / "report.html").stat().st_size > 1000
 
 
@@ -156,7 +156,7 @@ def test_learning_happens(tmp_path: Path) -> None:
         ({"topology": "parallel"}, "topology is 'parallel'"),
         ({"device": "gpu"}, "device is 'gpu'"),
         ({"backend": "ray"}, "backend is 'ray'"),
-        ({"network": "nature"}, "needs images"),
+        ({"network": "grid"}, "needs images"),
         ({"engine": "registered"}, "registered needs an id"),
         ({"learning_rat": 1}, "did you mean learning_rate"),
         ({"warm_start": "/nowhere"}, "/nowhere"),
