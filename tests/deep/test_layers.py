@@ -84,7 +84,9 @@ def minibatch(shape: NetworkShape, num_mask_actions: int) -> Batch:
     )
 
 
-def textbook_loss(shape: NetworkShape, batch: Batch, online: FlatModule, target: FlatModule, config: DQNConfig):
+def textbook_loss(
+    shape: NetworkShape, batch: Batch, online: FlatModule, target: FlatModule, config: DQNConfig
+):
     """The papers' loss in PyTorch's own words; returns (loss, TD errors)."""
     observations = torch.from_numpy(batch.observations)
     with torch.no_grad():
@@ -94,7 +96,9 @@ def textbook_loss(shape: NetworkShape, batch: Batch, online: FlatModule, target:
             selecting = selecting.masked_fill(~torch.from_numpy(batch.next_action_masks), -torch.inf)
         bootstrap = next_values.gather(1, selecting.argmax(1, keepdim=True))[:, 0]
         targets = torch.from_numpy(batch.rewards) + torch.from_numpy(batch.discounts) * bootstrap
-    chosen = online.module(observations[:BATCH]).gather(1, torch.from_numpy(batch.actions).long()[:, None])[:, 0]
+    chosen = online.module(observations[:BATCH]).gather(1, torch.from_numpy(batch.actions).long()[:, None])[
+        :, 0
+    ]
     functional = torch.nn.functional
     each = (
         functional.huber_loss(chosen, targets, reduction="none")

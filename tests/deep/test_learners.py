@@ -136,7 +136,9 @@ def test_learning_lowers_the_loss_of_fixed_targets() -> None:
 @pytest.mark.parametrize(("reward", "size"), [(np.nan, 1), (np.inf, 1), (-np.inf, 1), (3e38, 1000)])
 @pytest.mark.parametrize("clipping", [0.0, 10.0])
 @pytest.mark.parametrize("kind", ["compiled", "torch"])
-def test_what_is_not_finite_is_named_and_never_learned(kind: str, clipping: float, reward: float, size: float) -> None:
+def test_what_is_not_finite_is_named_and_never_learned(
+    kind: str, clipping: float, reward: float, size: float
+) -> None:
     """The last is a finite loss whose gradient overflows."""
     config = replace(CONFIG, loss="squared", max_gradient_norm=clipping, priority_exponent=0.0)
     learner, replay = make_learner(kind, config), filled_replay(SHAPES["mlp-dueling"], config)

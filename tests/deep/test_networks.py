@@ -9,7 +9,7 @@ from qfleet.deep.networks import NetworkConfig, compiled_plan, decide
 from qfleet.deep.parameters import initial_parameters
 from qfleet.environments.vector import ObservationLayout
 from qfleet.errors import QfleetError
-from tests.deep.networks import SHAPES, VECTOR
+from tests.deep.networks import BOUNDED, SHAPES, VECTOR
 
 
 def image(*shape: int, last: bool = True) -> ObservationLayout:
@@ -52,6 +52,17 @@ def test_wrong_settings_are_named() -> None:
         NetworkConfig(hidden_sizes=(64, 0))
     with pytest.raises(QfleetError, match="network is 'mpl'"):
         NetworkConfig(network="mpl")  # pyright: ignore[reportArgumentType]
+
+
+def test_features_with_odd_bounds_are_rescaled_to_one() -> None:
+    """Those within less than +-1 or beyond +-100; others, and those without bounds, are taken as they are."""
+    shift, factor = decide(NetworkConfig(), BOUNDED, 2, 2).input_transform()
+    low, high = (np.tile([pair[side] for pair in BOUNDED.bounds], 2) for side in (0, 1))
+    np.testing.assert_allclose(((low - shift) * factor)[[0, 2, 3]], [-1, -1, -1], rtol=1e-6)
+    np.testing.assert_allclose(((high - shift) * factor)[[4, 6, 7]], [1, 1, 3], rtol=1e-6)
+    assert (shift[1], factor[1]) == (0, 1)
+    shift, factor = decide(NetworkConfig(rescale_observations=False), BOUNDED, 2, 2).input_transform()
+    assert not shift.any() and (factor == 1).all()
 
 
 @pytest.mark.parametrize("last", [False, True])

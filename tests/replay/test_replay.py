@@ -9,7 +9,7 @@ from gymnasium.envs.registration import registry
 from scipy import stats
 
 from qfleet.environments import EnvironmentConfig, make
-from qfleet.environments.vector import ObservationLayout, Step
+from qfleet.environments.vector import ObservationLayout, Step, VectorEnvironment
 from qfleet.errors import QfleetError
 from qfleet.replay import replay as replay_module
 from qfleet.replay.recorder import Block, Recorder
@@ -44,6 +44,18 @@ def make_recorder(num_envs: int, n_step: int, block_steps: int, num_masks: int =
     )
 
 
+def fill(
+    replay: Replay, vector: VectorEnvironment, recorder: Recorder, num_steps: int, block_steps: int
+) -> list[int]:
+    """Drives, stores, closes; the steps that each environment made."""
+    taken: list[int] = []
+    for block, so_far in drive(vector, recorder, num_steps, block_steps):
+        replay.append(block)
+        taken = so_far
+    vector.close()
+    return taken
+
+
 def make_replay(capacity: int, frame_stack: int, n_step: int, *, exponent: float = 0.0, **options) -> Replay:
     config = ReplayConfig(replay_capacity=capacity, priority_exponent=exponent)
     settings = {"num_mask_actions": 0, "num_envs": NUM_ENVS, "max_steps_per_block": 8} | options
@@ -58,10 +70,7 @@ def test_every_engine_gives_the_plain_loops_transitions(engine: str, n_step: int
     config = EnvironmentConfig(num_envs=NUM_ENVS, engine=name, num_processes=2)  # pyright: ignore[reportArgumentType]
     vector = make(source, config)
     replay = make_replay(1000, frame_stack, n_step)
-    taken: list[int] = []
-    for block, taken in drive(vector, make_recorder(NUM_ENVS, n_step, 7), 60, 7):
-        replay.append(block)
-    vector.close()
+    taken = fill(replay, vector, make_recorder(NUM_ENVS, n_step, 7), 60, 7)
     expected = truth(taken, n_step, frame_stack)
     assert len(replay) == len(expected) > 250
     assert drawable(replay) == expected
@@ -78,12 +87,12 @@ def test_wrapped_many_times_the_living_decode_and_the_dead_are_not_drawn(
     num_drawn = 0
     for block, taken in drive(vector, make_recorder(NUM_ENVS, 3, 4), 300, 4):
         replay.append(block)
-        check_living(replay, Counter(truth(taken, 3, frame_stack)), frame_stack)
+        check_living(replay, Counter(truth(taken, 3, frame_stack)))
         num_drawn += check_draws(replay, counter=sum(taken))
     assert num_drawn > 1000 and replay.transitions.num_rows > 10 * capacity
 
 
-def check_living(replay: Replay, everything: Counter, frame_stack: int) -> None:
+def check_living(replay: Replay, everything: Counter) -> None:
     living = Counter(drawable(replay))
     assert not living - everything
     # The rings keep nearly all they have room for: only truncated ends cost frames.
@@ -110,25 +119,41 @@ def check_draws(replay: Replay, counter: int) -> int:
     return 16
 
 
+@pytest.mark.parametrize("exponent", [0.0, 0.6])
+def test_where_frames_run_out_first_transitions_die_with_their_frames(exponent: float) -> None:
+    """Half the script's episodes are truncated, within 5 steps: more frames than there is room for."""
+    vector = make(ScriptedEnv, EnvironmentConfig(num_envs=2, engine="in-process"))
+    replay, num_killed = make_replay(3000, 4, 3, exponent=exponent, num_envs=2), 0
+    for block, taken in drive(vector, make_recorder(2, 3, 8), 3000, 8):
+        replay.append(block)
+        if len(replay) < min(replay.transitions.num_rows, 3000):
+            num_killed += 1
+            check_draws(replay, counter=sum(taken))
+        if taken[0] % 600 == 0:
+            check_living(replay, Counter(truth(taken, 3, 4)))
+    assert num_killed > 50
+
+
 @pytest.mark.parametrize("exponent", [0.0, 1.0])
 def test_every_episode_truncated_after_one_step(exponent: float) -> None:
     """The worst case for the ring of frames: two frames a transition."""
-    num_envs, frame_stack = 6, 4
+    num_envs, frame_stack = 3, 4
     recorder = make_recorder(num_envs, 3, 8)
-    replay = make_replay(128, frame_stack, 3, exponent=exponent, num_envs=num_envs)
+    replay = make_replay(1500, frame_stack, 3, exponent=exponent, num_envs=num_envs)
     recorder.start(np.zeros((num_envs, 4), np.float32), None)
-    for time in range(1, 401):
+    for time in range(1, 801):
         recorder.record(np.full(num_envs, time % 3), one_step_episodes(num_envs, time))
         if time % 8 == 0:
             replay.append(recorder.take())
             check_draws(replay, time)
+        if time % 160 == 0:
             for row in range(replay.first, replay.transitions.num_rows):
                 stored = decoded(replay, row)
                 episode = int(stored.reward)
                 assert stored.observation[::4] == (2 * episode - 2,) * 4
                 assert stored.next_observation[::4] == (2 * episode - 2,) * 3 + (2 * episode - 1,)
                 assert stored.discount == np.float32(DISCOUNT) and stored.action == episode % 3
-    assert len(replay) >= 64
+    assert 750 <= len(replay) < 1500
 
 
 def one_step_episodes(num_envs: int, time: int) -> Step:
@@ -149,9 +174,8 @@ def one_step_episodes(num_envs: int, time: int) -> Step:
 
 def test_rewards_are_clipped_where_asked() -> None:
     vector = make(ScriptedEnv, EnvironmentConfig(num_envs=2, engine="in-process"))
-    replay, taken = make_replay(500, 1, 3), []
-    for block, taken in drive(vector, make_recorder(2, 3, 5, reward_limit=1.0), 30, 5):
-        replay.append(block)
+    replay = make_replay(500, 1, 3)
+    taken = fill(replay, vector, make_recorder(2, 3, 5, reward_limit=1.0), 30, 5)
     assert drawable(replay) == truth(taken, 3, 1, limit=1.0)
 
 
@@ -204,9 +228,8 @@ def test_without_masks_in_a_step_every_action_is_allowed() -> None:
 
 def test_cut_truncates_every_running_episode_where_it_stands() -> None:
     vector = make(ScriptedEnv, EnvironmentConfig(num_envs=NUM_ENVS, engine="in-process"))
-    recorder, replay, taken = make_recorder(NUM_ENVS, 3, 7), make_replay(500, 2, 3), []
-    for block, taken in drive(vector, recorder, 20, 7):
-        replay.append(block)
+    recorder, replay = make_recorder(NUM_ENVS, 3, 7), make_replay(500, 2, 3)
+    taken = fill(replay, vector, recorder, 20, 7)
     before = Counter(drawable(replay))
     recorder.cut()
     replay.append(recorder.take())
@@ -221,8 +244,9 @@ def test_cut_truncates_every_running_episode_where_it_stands() -> None:
 
 def test_saved_tails_go_on_as_before() -> None:
     vector = make(ScriptedEnv, EnvironmentConfig(num_envs=NUM_ENVS, engine="in-process"))
-    recorder, replay, taken = make_recorder(NUM_ENVS, 3, 7), make_replay(500, 2, 3), []
-    for block, taken in drive(vector, recorder, 20, 7):
+    recorder, replay, taken = make_recorder(NUM_ENVS, 3, 7), make_replay(500, 2, 3), [0]
+    for block, so_far in drive(vector, recorder, 20, 7):
+        taken = so_far
         replay.append(block)
         state = {name: array.copy() for name, array in recorder.save_state().items()}
         for array in recorder.tails:
@@ -275,7 +299,8 @@ def test_prioritized_draws_and_their_weights() -> None:
         draw(view, 9, counter, importance, batch)
         counts[batch.rows[0]] += 1
     enough = probability * 40_000 > 5
-    assert stats.chisquare(counts[enough], probability[enough] * counts[enough].sum() / probability[enough].sum()).pvalue > CHANCE
+    expected = probability[enough] / probability[enough].sum() * counts[enough].sum()
+    assert stats.chisquare(counts[enough], expected).pvalue > CHANCE
     batch = empty_batch(24, LAYOUT, 1, 0)
     draw(view, 9, 0, importance, batch)
     weights = (40 * probability[batch.rows]) ** -importance
@@ -343,6 +368,8 @@ def test_wrong_settings_are_named(wrong: dict) -> None:
 
 def test_the_layout_is_stored_as_it_is() -> None:
     layout = ObservationLayout((2, 2, 3), np.dtype(np.uint8), is_image=True, channels_last=True)
-    replay = Replay(ReplayConfig(replay_capacity=10), layout, frame_stack=2, num_mask_actions=4, num_envs=1, n_step=1, max_steps_per_block=1)
+    config = ReplayConfig(replay_capacity=10)
+    options = {"num_mask_actions": 4, "num_envs": 1, "n_step": 1, "max_steps_per_block": 1}
+    replay = Replay(config, layout, frame_stack=2, **options)
     assert replay.frames.columns["observation"].dtype == np.uint8
     assert replay.memory_bytes >= 10 * (12 + 4) + 10 * 28

@@ -1,7 +1,7 @@
 """Environments made for one question each."""
 
 import threading
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -45,8 +45,8 @@ class SeedLogEnv(gymnasium.Env):
 
     observation_space = spaces.Box(-10, 10, (1,), np.float32)
     action_space = spaces.Discrete(2)
-    training: set[int] = set()
-    evaluation: list[int] = []
+    training: ClassVar[set[int]] = set()
+    evaluation: ClassVar[list[int]] = []
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)

@@ -40,7 +40,9 @@ def test_discrete_tuple_masked_and_image_observations_train_a_little(environment
 
 
 def test_a_dict_environment_is_learned_and_acted_on_with_its_own_actions(tmp_path: Path) -> None:
-    run = train_tiny(MatchEnv, tmp_path / "run", steps=6000, learning_rate=5e-3, updates_per_step=0.5, discount=0.5)
+    run = train_tiny(
+        MatchEnv, tmp_path / "run", steps=6000, learning_rate=5e-3, updates_per_step=0.5, discount=0.5
+    )
     agent = qfleet.load(run.path, environment=MatchEnv)
     assert np.mean(returns_of(agent, MatchEnv(), 20)) >= 5.5
     observation = MatchEnv().reset(seed=0)[0]

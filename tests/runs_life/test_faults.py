@@ -44,10 +44,14 @@ def count_environments_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("topology", TOPOLOGIES)
-@pytest.mark.parametrize(("fault", "what"), [("nan", "reward"), ("infinite", "reward"), ("observation", "observation")])
+@pytest.mark.parametrize(
+    ("fault", "what"), [("nan", "reward"), ("infinite", "reward"), ("observation", "observation")]
+)
 def test_what_is_not_finite_is_named_with_environment_and_step(fault, what, topology, tmp_path: Path) -> None:
     before = threading.active_count()
-    with pytest.raises(NonFiniteError, match=f"the {what} of environment 2 at step 7 of its episode") as raised:
+    with pytest.raises(
+        NonFiniteError, match=f"the {what} of environment 2 at step 7 of its episode"
+    ) as raised:
         train_tiny(faulty(fault), tmp_path / "run", topology=topology, engine="in-process")
     assert "\n" not in str(raised.value)
     parameters = read_parameters(RunFolder.open(tmp_path / "run"))
@@ -79,7 +83,9 @@ def test_rewards_beyond_all_measure_end_the_run_with_sound_values(tmp_path: Path
             return observation, (reward + 1) * 1e38, terminated, truncated, info
 
     with pytest.raises(NonFiniteError, match="is not finite; the values are as before"):
-        train_tiny(Exploding, tmp_path / "run", loss="squared", max_gradient_norm=0.0, checkpoint_every_steps=100)
+        train_tiny(
+            Exploding, tmp_path / "run", loss="squared", max_gradient_norm=0.0, checkpoint_every_steps=100
+        )
     newest = CheckpointStore(tmp_path / "run/checkpoints").load_newest()
     assert newest is not None and np.isfinite(newest[1]["learner"]["parameters"]).all()
 

@@ -101,7 +101,9 @@ def kill_and_resume(environment: str, topology: str, out: Path, generator: rando
     qfleet.resume(out)
 
 
-@pytest.mark.parametrize(("environment", "topology"), [("CartPole-v1", "overlapped"), ("LunarLander-v3", "serial")])
+@pytest.mark.parametrize(
+    ("environment", "topology"), [("CartPole-v1", "overlapped"), ("LunarLander-v3", "serial")]
+)
 def test_killed_at_random_and_resumed(environment, topology, uninterrupted, tmp_path) -> None:
     kill_and_resume(environment, topology, tmp_path / "run", random.Random(environment))
     assert_same_bits(uninterrupted(environment, topology), tmp_path / "run")

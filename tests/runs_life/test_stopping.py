@@ -65,7 +65,9 @@ def test_a_callback_and_its_statuses(tmp_path: Path) -> None:
     assert run.summary["stopped_by"] == "callback" and 500 <= run.summary["steps"] < 600
     steps = [status.steps for status in seen]
     assert steps == sorted(set(steps)) and steps[-1] == run.summary["steps"]
-    assert seen[-1].episodes == run.summary["episodes"] and seen[0].exploration_rate > seen[-1].exploration_rate
+    assert (
+        seen[-1].episodes == run.summary["episodes"] and seen[0].exploration_rate > seen[-1].exploration_rate
+    )
     assert seen[-1].mean_return is not None and 0 <= seen[-1].mean_return <= 6
 
 

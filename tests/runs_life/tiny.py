@@ -44,7 +44,9 @@ def final_checkpoint(run: Path) -> Path:
 
 def files_of(checkpoint: Path) -> dict[str, Any]:
     """Every file's bytes; of those that hold a clock's reading, the content without it."""
-    files: dict[str, Any] = {str(path.relative_to(checkpoint)): path.read_bytes() for path in checkpoint.rglob("*")}
+    files: dict[str, Any] = {
+        str(path.relative_to(checkpoint)): path.read_bytes() for path in checkpoint.rglob("*")
+    }
     files["state.json"] = json.loads(files["state.json"])
     assert files["state.json"]["counters"].pop("seconds") > 0
     files["manifest.json"] = json.loads(files["manifest.json"])["streams"]

@@ -1,6 +1,7 @@
 """Serial and overlapped, step by step: who acts with which parameters, who learns from what, and how much."""
 
 import threading
+import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -65,7 +66,9 @@ class SeedlessEnv(ScriptedEnv):
         super().__init__(index=0)
 
 
-def set_up(kind: str, max_steps: int = 300, config: DQNConfig = CONFIG, environment: Any = SeedlessEnv) -> Setup:
+def set_up(
+    kind: str, max_steps: int = 300, config: DQNConfig = CONFIG, environment: Any = SeedlessEnv
+) -> Setup:
     engine = EnvironmentConfig(num_envs=NUM_ENVS, engine="in-process")
     probe = make(environment, engine)
     layout, num_actions = probe.layout, probe.num_actions
@@ -158,7 +161,9 @@ def final_state(kind: str, environment: str = "CartPole-v1") -> tuple[list[bytes
     setup = set_up(kind, 3000, config, environment)
     returns = [value for gathered in setup.topology.blocks() for value in gathered.returns]
     arrays = [*setup.learner.save_state().values(), setup.replay.tree]
-    arrays += [column for ring in (setup.replay.frames, setup.replay.transitions) for column in ring.columns.values()]
+    arrays += [
+        column for ring in (setup.replay.frames, setup.replay.transitions) for column in ring.columns.values()
+    ]
     setup.close()
     return [array.tobytes() for array in arrays], returns
 
@@ -182,6 +187,38 @@ def test_the_same_seed_gives_the_same_bits_whatever_else_the_machine_does(kind: 
 def spin(stop: threading.Event) -> None:
     while not stop.is_set():
         sum(range(1000))
+
+
+class MeetingEnv(ScriptedEnv):
+    """Its 25th step (the fourth block's) ends only when the updates of that block have begun."""
+
+    learning = threading.Event()
+
+    def __init__(self) -> None:
+        super().__init__(index=0)
+        self.num_steps = 0
+
+    def step(self, action):
+        self.num_steps += 1
+        if self.num_steps == 25:
+            self.learning.clear()
+            assert self.learning.wait(10), "acting and learning do not overlap"
+        return super().step(action)
+
+
+def test_overlapped_learns_while_it_acts() -> None:
+    setup = set_up("overlapped", environment=MeetingEnv)
+    learn = setup.learner.learn
+
+    def learn_and_meet(view, num_updates: int, importance_exponent: float) -> None:
+        # The actor waits within its step, or is about to, until it hears this.
+        time.sleep(0.05)
+        MeetingEnv.learning.set()
+        learn(view, num_updates, importance_exponent)
+
+    setup.learner.learn = learn_and_meet
+    assert sum(gathered.num_steps for gathered in setup.topology.blocks()) == 300
+    setup.close()
 
 
 class FailingEnv(ScriptedEnv):

@@ -9,7 +9,6 @@ from qfleet.deep.rules import UpdateRule
 from qfleet.errors import QfleetError
 from qfleet.replay.replay import ReplayConfig
 
-
 Loss = Literal["huber", "squared"]
 
 

@@ -37,7 +37,9 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         if self.network not in get_args(NetworkKind):
-            raise QfleetError(f"network is {self.network!r}; it must be one of {', '.join(get_args(NetworkKind))}")
+            raise QfleetError(
+                f"network is {self.network!r}; it must be one of {', '.join(get_args(NetworkKind))}"
+            )
         if any(size < 1 for size in self.hidden_sizes):
             raise QfleetError(f"hidden_sizes is {self.hidden_sizes}; every layer needs at least 1 unit")
 

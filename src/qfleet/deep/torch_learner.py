@@ -52,13 +52,17 @@ class FlatModule:
             mine.copy_(theirs)
 
     def buffers(self) -> dict[str, NDArray]:
-        """Copies of what the module keeps beside its parameters."""
-        return {name: tensor.detach().cpu().numpy().copy() for name, tensor in self.module.named_buffers()}
+        """Copies of what the module keeps beside its parameters, in PyTorch's sense: its persistent buffers."""
+        return {name: tensor.detach().cpu().numpy().copy() for name, tensor in self._kept_buffers()}
+
+    def _kept_buffers(self) -> list[tuple[str, Tensor]]:
+        kept = self.module.state_dict()
+        return [(name, tensor) for name, tensor in self.module.named_buffers() if name in kept]
 
     def load(self, parameters: Parameters) -> None:
         """Takes published parameters."""
         self.vector.copy_(torch.from_numpy(parameters.vector))
-        for name, tensor in self.module.named_buffers():
+        for name, tensor in self._kept_buffers():
             tensor.copy_(torch.from_numpy(np.asarray(parameters.buffers[name])))
 
 
