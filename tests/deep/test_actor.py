@@ -42,8 +42,8 @@ def parameters(version: int = 0) -> Parameters:
 
 
 def make_actor(name: str, num_envs: int = 3, block_steps: int = 12, **changes) -> tuple[Actor, Replay]:
-    options = {"wrappers": ("FrameStackObservation=4",)} if changes.pop("stacked", False) else {}
-    vector = make(name, EnvironmentConfig(num_envs=num_envs, **options))
+    wrappers = ("FrameStackObservation=4",) if changes.pop("stacked", False) else ()
+    vector = make(name, EnvironmentConfig(num_envs=num_envs, wrappers=wrappers))
     config = replace(CONFIG, **changes)
     replay = Replay(
         config,

@@ -81,9 +81,9 @@ def test_the_dueling_streams_are_identifiable(name: str) -> None:
     observations = torch.randn(4, SHAPES[name].num_inputs, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         before = network(observations)
-        network.advantages.bias += 3.0
+        network.advantages.bias.add_(3.0)
         torch.testing.assert_close(network(observations), before, atol=1e-5, rtol=1e-5)
-        network.state_value.bias += 2.0
+        network.state_value.bias.add_(2.0)
         torch.testing.assert_close(network(observations), before + 2, atol=1e-5, rtol=1e-5)
 
 

@@ -40,9 +40,16 @@ def test_adam_and_clipping_equal_pytorchs(max_norm: float) -> None:
     vectors = start(), np.zeros(NUM, np.float32), np.zeros(NUM, np.float32)
     tensors = [torch.from_numpy(vector.copy()) for vector in vectors]
     for number, gradient in enumerate(gradients(20), 1):
-        norm = adam(vectors[0], gradient, *vectors[1:], number, RATE, EPSILON, max_norm)
+        norm = adam(vectors[0], gradient, vectors[1], vectors[2], number, RATE, EPSILON, max_norm)
         on_device = adam_on_device(
-            tensors[0], torch.from_numpy(gradient.copy()), *tensors[1:], number, RATE, EPSILON, max_norm
+            tensors[0],
+            torch.from_numpy(gradient.copy()),
+            tensors[1],
+            tensors[2],
+            number,
+            RATE,
+            EPSILON,
+            max_norm,
         )
         assert norm == pytest.approx(expected_norms[number - 1], rel=1e-5)
         assert on_device == pytest.approx(norm, rel=1e-5)
@@ -56,8 +63,10 @@ def test_a_gradient_that_is_not_finite_moves_nothing(wrong: float) -> None:
     vectors = start(), np.zeros(NUM, np.float32), np.zeros(NUM, np.float32)
     tensors = [torch.from_numpy(vector.copy()) for vector in vectors]
     gradient = np.append(gradients(1)[0][1:], np.float32(wrong))
-    assert not np.isfinite(adam(vectors[0], gradient, *vectors[1:], 1, RATE, EPSILON, 10.0))
-    norm = adam_on_device(tensors[0], torch.from_numpy(gradient), *tensors[1:], 1, RATE, EPSILON, 10.0)
+    assert not np.isfinite(adam(vectors[0], gradient, vectors[1], vectors[2], 1, RATE, EPSILON, 10.0))
+    norm = adam_on_device(
+        tensors[0], torch.from_numpy(gradient), tensors[1], tensors[2], 1, RATE, EPSILON, 10.0
+    )
     assert not np.isfinite(norm)
     for found in (vectors, [tensor.numpy() for tensor in tensors]):
         np.testing.assert_array_equal(found[0], start())

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ def test_tied_weights_count_once_and_stay_tied() -> None:
     learner.learn(filled_replay(SHAPE, CONFIG).view(), 10, 0.4)
     after = learner.publish()
     assert (before.vector != after.vector).mean() > 0.7
-    online = learner._online.module.module
+    online: Any = learner._online.module.module
     assert online.third.weight is online.second.weight and online.frozen.item() == 2
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import qfleet
+from qfleet.assembly import make_learner
 from qfleet.deep.actor import FrameStacks
 from tests.runs_life.small_worlds import MatchEnv
 from tests.runs_life.tiny import train_tiny
@@ -58,7 +59,7 @@ def test_the_agent_acts_as_the_policy_in_the_vector_environment(wrappers, tmp_pa
     vector = run.problem.evaluation_environment(1)
     depth, agent = vector.frame_stack, run.agent()
     assert depth == (4 if wrappers else 1)
-    policy = qfleet.run.make_learner(run.problem, run.problem.description()).policy()
+    policy = make_learner(run.problem, run.problem.description()).policy()
     policy.load(agent.parameters)
     stacks, started = FrameStacks(1, depth, 2, np.dtype(np.float32)), np.ones(1, np.bool_)
     observations, _ = vector.reset(3)

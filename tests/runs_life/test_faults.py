@@ -17,9 +17,6 @@ from tests.runs.test_full_disk import tiny_disk  # noqa: F401
 from tests.runs_life.small_worlds import FaultyEnv, LateMaskEnv, MatchEnv
 from tests.runs_life.tiny import TOPOLOGIES, train_tiny
 
-# A description makes one environment before training does, so training's have the numbers from 0 on only if
-# the count begins anew when the first of them is made.
-
 
 def faulty(fault: str):
     def make() -> FaultyEnv:
@@ -64,7 +61,7 @@ def test_an_exception_in_an_environment_comes_out_with_its_traceback(topology, t
     before = threading.active_count()
     with pytest.raises(ZeroDivisionError, match="divided by zero") as raised:
         train_tiny(faulty("exception"), tmp_path / "run", topology=topology, engine="in-process")
-    assert raised.traceback[-1].path.name == "small_worlds.py"
+    assert Path(raised.traceback[-1].path).name == "small_worlds.py"
     assert threading.active_count() == before
     with RunFolder.open(tmp_path / "run").lock():  # nothing holds it any more
         pass

@@ -1,7 +1,6 @@
 """Serial and overlapped, step by step: who acts with which parameters, who learns from what, and how much."""
 
 import threading
-import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -190,7 +189,7 @@ def spin(stop: threading.Event) -> None:
 
 
 class MeetingEnv(ScriptedEnv):
-    """Its 25th step (the fourth block's) ends only when the updates of that block have begun."""
+    """Its 25th step, the fourth block's first, ends only when the updates of that block have begun."""
 
     learning = threading.Event()
 
@@ -201,7 +200,6 @@ class MeetingEnv(ScriptedEnv):
     def step(self, action):
         self.num_steps += 1
         if self.num_steps == 25:
-            self.learning.clear()
             assert self.learning.wait(10), "acting and learning do not overlap"
         return super().step(action)
 
@@ -211,9 +209,8 @@ def test_overlapped_learns_while_it_acts() -> None:
     learn = setup.learner.learn
 
     def learn_and_meet(view, num_updates: int, importance_exponent: float) -> None:
-        # The actor waits within its step, or is about to, until it hears this.
-        time.sleep(0.05)
-        MeetingEnv.learning.set()
+        if setup.learner.num_updates == due(2 * BLOCK):
+            MeetingEnv.learning.set()
         learn(view, num_updates, importance_exponent)
 
     setup.learner.learn = learn_and_meet
