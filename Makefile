@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: run install test-install test check format soak bench bench-sb3 lock clean
+.PHONY: run install test-install test check format soak bench bench-sb3 bench-minatar lock clean
 
 run: install  ## Train CartPole-v1 with defaults, from nothing but Python and make.
 	$(BIN)/qfleet train CartPole-v1
@@ -35,6 +35,37 @@ test: check  ## Everything that must hold, in at most ten minutes on two cores.
 
 soak: test-install  ## The slow proofs, in full.
 	$(PYTEST) -m soak --timeout=3600
+
+bench: test-install .venv-bench/installed  ## Every figure of docs/benchmarks.md but those of bench-sb3 and bench-minatar.
+	-$(BIN)/python benchmarks/update.py
+	-.venv-bench/bin/python benchmarks/replay_against_cpprb.py
+	-$(BIN)/python benchmarks/defaults.py
+	-$(BIN)/python benchmarks/memory.py
+
+bench-minatar: test-install
+	$(BIN)/python benchmarks/minatar.py
+
+bench-sb3: install .venv-sb3/installed  ## The same DQN here and in Stable-Baselines3; fails below three times as fast.
+	$(BIN)/python benchmarks/against_sb3.py .venv-sb3/bin/python 3
+
+.venv-sb3/installed: benchmarks/requirements-sb3.lock
+	$(PYTHON) -m venv .venv-sb3
+	.venv-sb3/bin/pip install --quiet --disable-pip-version-check --requirement benchmarks/requirements-sb3.lock
+	touch $@
+
+.venv-bench/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/pip install --quiet --disable-pip-version-check --requirement requirements.lock cpprb==11.0.0
+	.venv-bench/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+lock: ## Writes the lock files anew from the newest releases that pyproject.toml allows.
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install --quiet torch==2.13.0 && .venv-lock/bin/pip install --quiet .
+	.venv-lock/bin/pip freeze --exclude qfleet | sed 's/+cpu$$//' > requirements.lock
+	.venv-lock/bin/pip install --quiet ".[all]" --group dev
+	.venv-lock/bin/pip freeze --exclude qfleet | sed 's/+cpu$$//' > requirements-test.lock
+	rm -rf .venv-lock
 
 format: test-install
 	$(BIN)/ruff check --fix-only .

@@ -4,11 +4,15 @@ A learner improves values of an environment; a topology says who learns and what
 backend says where they run.
 """
 
-from qfleet.agent import Agent
-from qfleet.errors import DamagedError, FleetError, NonFiniteError, QfleetError
-from qfleet.experiment import resume, train
-from qfleet.run import Run, load, load_run
-from qfleet.training import Status, Training
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qfleet.agent import Agent
+    from qfleet.errors import DamagedError, FleetError, NonFiniteError, QfleetError
+    from qfleet.experiment import resume, train
+    from qfleet.run import Run, load, load_run
+    from qfleet.training import Status, Training
 
 __version__ = "0.1.0"
 
@@ -26,3 +30,23 @@ __all__ = [
     "resume",
     "train",
 ]
+
+_MODULES = {
+    "qfleet.agent": ("Agent",),
+    "qfleet.errors": ("DamagedError", "FleetError", "NonFiniteError", "QfleetError"),
+    "qfleet.experiment": ("resume", "train"),
+    "qfleet.run": ("Run", "load", "load_run"),
+    "qfleet.training": ("Status", "Training"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Importing numba takes most of half a second, which `qfleet --help` need not wait for.
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module 'qfleet' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,7 +1,9 @@
 """Training from settings, and going on with a run."""
 
 import difflib
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,7 @@ from qfleet.environments.single import EnvironmentSource, SingleFactory
 from qfleet.errors import QfleetError
 from qfleet.interruption import Interruption
 from qfleet.run import Run, problem_of, read_parameters
-from qfleet.runs.folder import RunFolder
+from qfleet.runs.folder import RunFolder, read_json
 from qfleet.runs.progress import Progress
 from qfleet.runs.report import write_report
 from qfleet.settings import Settings
@@ -50,17 +52,28 @@ def train(
     problem = Problem(make_settings(environment, config, settings), environment, network)
     run = problem.settings.run
     warm_start = read_parameters(RunFolder.open(Path(run.warm_start))) if run.warm_start else None
-    folder = create_folder(problem, None if out is None else Path(out))
-    return run_training(problem, folder, quiet=quiet, on_status=on_status, warm_start=warm_start)
+    with new_folder(problem, None if out is None else Path(out)) as folder:
+        return run_training(problem, folder, quiet=quiet, on_status=on_status, warm_start=warm_start)
 
 
-def create_folder(problem: Problem, out: Path | None) -> RunFolder:
-    """The new run's folder, once it is sure that the run can begin."""
+@contextmanager
+def new_folder(problem: Problem, out: Path | None) -> Iterator[RunFolder]:
+    """The new run's folder, made once it is sure that the run can begin; gone again if it then does not."""
     settings = problem.settings
+    objects = {"environment": not isinstance(problem.source, str), "network": problem.network is not None}
+    settings = replace(settings, objects=tuple(name for name, given in objects.items() if given))
     make_learner(problem, problem.description())
     folder = RunFolder.create(settings.environment, settings.run.algorithm, settings.run.seed, out=out)
-    folder.write_config(settings.to_json())
-    return folder
+    try:
+        folder.write_config(settings.to_json())
+        yield folder
+    except BaseException:
+        if not folder.has_begun:
+            shutil.rmtree(folder.path, ignore_errors=True)
+            if out is None:
+                with suppress(OSError):  # it holds other runs
+                    folder.path.parent.rmdir()
+        raise
 
 
 def resume(
@@ -85,21 +98,26 @@ def run_training(
     on_status: StatusCallback,
     resume: bool = False,
     warm_start: Parameters | None = None,
+    interruption: Interruption | None = None,
 ) -> Run:
-    """Trains to the end, evaluates, writes the summary and the report."""
+    """Trains to the end, evaluates, writes the summary and the report.
+
+    An `interruption` that was entered already is used instead of one of its own.
+    """
     progress_lines: list[Callable[[str], None]] = []
 
     def report(line: str) -> None:
         progress_lines[-1](line)
 
-    with Interruption() as interruption:
-        plain = Progress(None, quiet=quiet)
-        progress_lines.append(plain.message)
+    with ExitStack() as stack:
+        if interruption is None:
+            interruption = stack.enter_context(Interruption())
+        progress_lines.append(Progress(None, quiet=quiet).warning)
         with Training(
             problem, folder, resume=resume, warm_start=warm_start, interruption=interruption, report=report
         ) as training:
             with _progress(training, quiet) as progress:
-                progress_lines.append(progress.message)
+                progress_lines.append(progress.warning)
                 for status in training:
                     _show(progress, status)
                     if on_status(status) is False:
@@ -168,4 +186,4 @@ def read_settings(path: Path) -> Settings:
         return Settings.from_json(RunFolder.open(path).read_config())
     if not path.is_file():
         raise QfleetError(f"--config {path}: no such file; a run's config.json, or its folder, works")
-    return Settings.from_json(RunFolder(path.parent).read_config())
+    return Settings.from_json(read_json(path))

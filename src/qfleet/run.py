@@ -115,4 +115,10 @@ def problem_of(
 ) -> Problem:
     """The problem a run was about; objects that its config cannot hold are given again."""
     settings = Settings.from_json(folder.read_config())
+    given = {"environment": environment, "network": network}
+    if missing := [name for name in settings.objects if given.get(name) is None]:
+        raise QfleetError(
+            f"{folder.path} was made from Python objects; in Python, qfleet.resume, load and load_run take them "
+            f"again: qfleet.resume({str(folder.path)!r}, {', '.join(f'{name}=...' for name in missing)})"
+        )
     return Problem(settings, settings.environment if environment is None else environment, network)

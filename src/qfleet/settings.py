@@ -1,7 +1,7 @@
 """Everything a run was asked to do, as frozen dataclasses, and its way to JSON and back."""
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 from qfleet.deep.dqn import DQNConfig
@@ -107,11 +107,22 @@ class Settings:
     engine: EnvironmentConfig = field(default_factory=EnvironmentConfig)
     algorithm: DQNConfig = field(default_factory=DQNConfig)
     topology: TopologyConfig = field(default_factory=OverlappedConfig)
+    objects: tuple[str, ...] = ()
+    """What was handed in as Python objects, and so has to be again: environment, network."""
 
     def __post_init__(self) -> None:
         expected = TOPOLOGY_CONFIGS[self.run.topology]
         if not isinstance(self.topology, expected):
             raise QfleetError(f"topology {self.run.topology} takes {expected.__name__}")
+
+    def with_topology(self, name: TopologyName) -> "Settings":
+        """Under another topology, which keeps the settings that both have."""
+        if name == self.run.topology:
+            return self
+        chosen = TOPOLOGY_CONFIGS[name]
+        shared = {item.name for item in fields(chosen)} & {item.name for item in fields(self.topology)}
+        topology = chosen(**{key: getattr(self.topology, key) for key in shared})
+        return replace(self, run=replace(self.run, topology=name), topology=topology)
 
     def to_json(self) -> dict[str, Any]:
         """As config.json holds them."""
@@ -120,11 +131,14 @@ class Settings:
     @staticmethod
     def from_json(value: dict[str, Any]) -> "Settings":
         """The reverse; raises QfleetError for a key that is unknown, so that none is silently ignored."""
-        known = {"environment", "run", "engine", "algorithm", "topology"}
+        known = {"environment", "run", "engine", "algorithm", "topology", "objects"}
         if unknown := sorted(set(value) - known):
             raise QfleetError(f"config: unknown section {unknown[0]!r}; known are {', '.join(sorted(known))}")
         if not isinstance(value.get("environment"), str):
             raise QfleetError("config: 'environment' is missing; it names what to train on")
+        objects = value.get("objects", [])
+        if not isinstance(objects, list) or any(name not in ("environment", "network") for name in objects):
+            raise QfleetError(f"config: objects is {objects!r}; it may list 'environment' and 'network'")
         run = _from_json(RunConfig, value.get("run", {}), "run")
         return Settings(
             value["environment"],
@@ -132,6 +146,7 @@ class Settings:
             _from_json(EnvironmentConfig, value.get("engine", {}), "engine"),
             _from_json(ALGORITHM_CONFIGS[run.algorithm], value.get("algorithm", {}), "algorithm"),
             _from_json(TOPOLOGY_CONFIGS[run.topology], value.get("topology", {}), "topology"),
+            tuple(objects),
         )
 
 
@@ -160,8 +175,9 @@ def _checked(item: dataclasses.Field, value: Any, section: str) -> Any:
     elif item.type in (bool, str):
         fits = isinstance(value, item.type)
     else:
-        fits = isinstance(value, tuple)
+        fits = isinstance(value, tuple) and all(type(element) is choices[0] for element in value)
     if not fits:
-        wanted = ", ".join(map(repr, choices)) if choices else getattr(item.type, "__name__", item.type)
+        named = choices and all(isinstance(choice, str) for choice in choices)
+        wanted = ", ".join(map(repr, choices)) if named else getattr(item.type, "__name__", item.type)
         raise QfleetError(f"config: {section}.{item.name} is {value!r}; it must be {wanted}")
     return value

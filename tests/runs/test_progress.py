@@ -32,13 +32,27 @@ def test_plain_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture) -
     )
 
 
-def test_a_live_line_on_a_terminal(capsys: pytest.CaptureFixture) -> None:
+def test_a_live_line_on_a_terminal(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     terminal = Terminal()
     run(Progress(1000, stream=terminal))
     assert capsys.readouterr().out == ""
     assert "1k/1k steps" in terminal.getvalue() and "━" * 24 in terminal.getvalue()
     assert terminal.getvalue().count("steps/s") < 10  # throttled
     assert "evaluated [bold]" in terminal.getvalue()
+
+
+def test_a_narrow_terminal_has_numbers_and_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    terminal = Terminal()
+    run(Progress(1000, stream=terminal))
+    assert "1k/1k steps" in terminal.getvalue() and "━" not in terminal.getvalue()
+
+
+def test_a_warning_is_shown_even_if_quiet() -> None:
+    stream = io.StringIO()
+    Progress(1000, quiet=True, stream=stream).warning("damaged")
+    assert stream.getvalue() == "damaged\n"
 
 
 @pytest.mark.parametrize("stream", [io.StringIO(), Terminal()])

@@ -20,8 +20,8 @@ def make_run(
     root: Path, num_points: int, seed: int = 0, topology: str = "serial", evaluation: float | None = None
 ) -> Path:
     folder = RunFolder.create("Cart<Pole>&-v1", "dqn", seed, root=root)
-    config = {"environment": "Cart<Pole>&-v1", "algorithm": "dqn", "topology": topology, "seed": seed}
-    folder.write_config(config)
+    config = {"algorithm": "dqn", "topology": topology, "seed": seed}
+    folder.write_config({"environment": "Cart<Pole>&-v1", "run": config})
     writer = MetricsWriter(folder.path)
     for index in range(1, num_points + 1):
         shown = {"rollout/ep_rew_mean": float(index + seed), "train/loss": 1.0 / index}
@@ -30,7 +30,15 @@ def make_run(
         writer.write(index * 500, shown)
     writer.close()
     evaluated = {"episodes": 100, "mean_return": 480.0 + seed, "std_return": 3.5}
-    folder.write_summary({**config, "steps": num_points * 500, "seconds": 9.0, "evaluation": evaluated})
+    folder.write_summary(
+        {
+            "environment": "Cart<Pole>&-v1",
+            **config,
+            "steps": num_points * 500,
+            "seconds": 9.0,
+            "evaluation": evaluated,
+        }
+    )
     return folder.path
 
 

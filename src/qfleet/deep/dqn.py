@@ -57,7 +57,8 @@ class DQNConfig(NetworkConfig, ReplayConfig):
         for name, low, high in _RANGES:
             value = getattr(self, name)
             if not low <= value <= high:
-                raise QfleetError(f"{name} is {value}; it must be from {low:g} to {high:g}")
+                wanted = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+                raise QfleetError(f"{name} is {value}; it must be {wanted}")
         if self.batch_size > self.replay_capacity:
             raise QfleetError(
                 f"batch_size is {self.batch_size}, replay_capacity {self.replay_capacity}; "

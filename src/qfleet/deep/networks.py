@@ -31,7 +31,7 @@ class NetworkConfig:
     hidden_sizes: tuple[int, ...] = ()
     """Units of each hidden dense layer; empty: 256 256 for mlp, 128 for grid, 512 for nature."""
     rescale_observations: bool = True
-    """Stretches features bounded within less than +-1, and shrinks those bounded beyond +-100, to +-1 in the network."""
+    """Maps features bounded within less than +-1, or beyond +-100, to -1 to 1 before the network."""
     dueling: bool = False
     """Separate streams for the state's value and the actions' advantages (Wang 2016)."""
 

@@ -17,7 +17,6 @@ from qfleet.runs.metrics import read_metrics
 _MAX_POINTS = 600
 _GRID_POINTS = 200
 _SO_FAR = {"steps": "step", "seconds": "seconds"}
-_SEED_KEYS = ("seed", "out", "run")
 
 
 @dataclass(frozen=True)
@@ -39,12 +38,17 @@ class RunRecord:
             return self.summary[key]
         if key in _SO_FAR:
             return self.metrics[-1].get(_SO_FAR[key]) if self.metrics else None
-        return self.config.get(key)
+        return self.config.get(key) if key == "environment" else self._asked.get(key)
 
     @property
     def setting(self) -> str:
         """Equal for runs that differ in their seed alone."""
-        return json.dumps({k: v for k, v in self.config.items() if k not in _SEED_KEYS}, sort_keys=True)
+        return json.dumps({**self.config, "run": {**self._asked, "seed": None}}, sort_keys=True)
+
+    @property
+    def _asked(self) -> dict[str, Any]:
+        section = self.config.get("run")
+        return section if isinstance(section, dict) else {}
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,12 @@ class RunFolder:
         """The HTML report."""
         return self.path / "report.html"
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is anything in it that training has made."""
+        metrics = self.path / "metrics.jsonl"
+        return self.checkpoints.is_dir() or (metrics.is_file() and metrics.stat().st_size > 0)
+
     def write_config(self, config: dict[str, Any]) -> None:
         """Replaces config.json; raises QfleetError if the disk refuses."""
         self._write_json(_CONFIG, config)
@@ -96,19 +102,23 @@ class RunFolder:
             raise QfleetError(f"{self.path / name} cannot be written: {error.strerror}") from error
 
     def _read_json(self, name: str) -> dict[str, Any]:
-        path = self.path / name
-        try:
-            content = json.loads(path.read_bytes())
-        except FileNotFoundError as error:
-            hint = "the run has not ended yet" if name == _SUMMARY else "is this a run's folder?"
-            raise QfleetError(f"{path} does not exist; {hint}") from error
-        except OSError as error:
-            raise QfleetError(f"{path} cannot be read: {error.strerror}") from error
-        except ValueError as error:
-            raise DamagedError(f"{path} is not JSON: {error}") from error
-        if not isinstance(content, dict):
-            raise DamagedError(f"{path} holds a {type(content).__name__}, not a JSON object")
-        return content
+        return read_json(self.path / name)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a run's file; raises QfleetError if it is missing, DamagedError if it is no JSON object."""
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        hint = "the run has not ended yet" if path.name == _SUMMARY else "is this a run's folder?"
+        raise QfleetError(f"{path} does not exist; {hint}") from error
+    except OSError as error:
+        raise QfleetError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise DamagedError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise DamagedError(f"{path} holds a {type(content).__name__}, not a JSON object")
+    return content
 
 
 def latest(root: Path = Path("runs")) -> RunFolder:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 _LIVE_INTERVAL_SECONDS = 0.1
 _PLAIN_INTERVAL_SECONDS = 5.0
-_BAR_WIDTH = 24
+_BAR_WIDTH, _LEAST_BAR_WIDTH, _NUMBERS_WIDTH = 24, 6, 86
 
 
 class Progress:
@@ -83,6 +83,13 @@ class Progress:
         elif not self._quiet:
             print(line, file=self._stream, flush=True)
 
+    def warning(self, line: str) -> None:
+        """Prints `line` as `message` does, but even if quiet."""
+        if self._quiet:
+            print(line, file=self._stream, flush=True)
+        else:
+            self.message(line)
+
     def _show(
         self, steps: int, updates: int, mean_return: float | None, exploration_rate: float | None
     ) -> None:
@@ -92,16 +99,23 @@ class Progress:
             from rich.text import Text
 
             self._live.update(
-                Text(f"{self._bar(steps)}{text}", no_wrap=True, overflow="ellipsis"), refresh=True
+                Text(
+                    f"{self._bar(steps, self._live.console.width)}{text}",
+                    no_wrap=True,
+                    overflow="ellipsis",
+                ),
+                refresh=True,
             )
         else:
             print(text, file=self._stream, flush=True)
 
-    def _bar(self, steps: int) -> str:
-        if not self._total_steps:
+    def _bar(self, steps: int, num_columns: int) -> str:
+        """As long as a terminal has room for beside the numbers, which matter more."""
+        width = min(_BAR_WIDTH, num_columns - _NUMBERS_WIDTH)
+        if not self._total_steps or width < _LEAST_BAR_WIDTH:
             return ""
-        filled = round(_BAR_WIDTH * min(1.0, steps / self._total_steps))
-        return f"{'━' * filled}{'╌' * (_BAR_WIDTH - filled)} "
+        filled = round(width * min(1.0, steps / self._total_steps))
+        return f"{'━' * filled}{'╌' * (width - filled)} "
 
     def _line(
         self,

@@ -1,0 +1,1 @@
+"""The command line: every sub-command is a module here, and none does what the library cannot."""

@@ -1,0 +1,66 @@
+"""From the arguments to the sub-command, and from whatever comes out of it to an exit code."""
+
+import difflib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+
+from qfleet.cli.overview import COMMANDS, overview
+from qfleet.errors import QfleetError
+from qfleet.interruption import Interrupted
+
+_MISTAKE, _BUG, _SIGNALLED = 2, 1, 128
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code.
+
+    0: done; 1: a bug of ours, with its traceback; 2: a mistake, in one line on standard error; 130 and 143:
+    ended by SIGINT and SIGTERM.
+    """
+    try:
+        code = _run(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+        return code
+    except QfleetError as error:
+        return _complain(" ".join(str(error).split()), _MISTAKE)
+    except Interrupted as interruption:
+        return _complain("interrupted before its first step", _SIGNALLED + interruption.signal_number)
+    except KeyboardInterrupt:
+        return _complain("interrupted", _SIGNALLED + signal.SIGINT)
+    except BrokenPipeError:
+        # Whoever read our output has gone; what is still buffered would fail once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _SIGNALLED + signal.SIGPIPE
+    except Exception:
+        traceback.print_exc()
+        return _BUG
+
+
+def _complain(line: str, code: int) -> int:
+    print(f"qfleet: {line}", file=sys.stderr)
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    if name in ("-h", "--help", "help"):
+        print(overview())
+    elif name == "--version":
+        from qfleet import __version__
+
+        print(f"qfleet {__version__}")
+    elif name in COMMANDS:
+        return import_module(f"qfleet.cli.{name}").main(rest)
+    else:
+        raise QfleetError(_unknown(name))
+    return 0
+
+
+def _unknown(name: str) -> str:
+    near = difflib.get_close_matches(name, COMMANDS, 2)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(COMMANDS)}"
+    return f"there is no command {name!r}; {hint}"

@@ -1,0 +1,85 @@
+"""`qfleet resume`: goes on with a run."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from qfleet.assembly import Problem
+from qfleet.cli.compilation import announce_compilation
+from qfleet.cli.output import ending, print_json, twice
+from qfleet.cli.parsing import parse
+from qfleet.cli.signals import exit_code, resumable, say_how_to_go_on
+from qfleet.errors import QfleetError
+from qfleet.experiment import run_training
+from qfleet.interruption import Interruption
+from qfleet.run import problem_of
+from qfleet.runs.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class ResumeFlags:
+    """Goes on with a run from its newest sound checkpoint."""
+
+    run: tyro.conf.Positional[str]
+    """The run's folder."""
+    steps: int | None = None
+    """Environment steps, counted from the run's very first, after which it stops; else as it was told before."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print nothing but one JSON object, the summary, on standard output; all else goes to standard error."""
+    quiet: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Show no progress."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Trains on and returns the exit code."""
+    flags = parse("resume", ResumeFlags, arguments)
+    folder = RunFolder.open(Path(flags.run))
+    problem = problem_of(folder, None, None)
+    _check_steps(folder, problem, flags.steps)
+    announce_compilation(flags.quiet)
+    with Interruption() as interruption, resumable(folder):
+        if flags.steps is not None:
+            problem = _with_steps(folder, problem, flags.steps)
+        summary = run_training(
+            problem,
+            folder,
+            quiet=flags.quiet,
+            on_status=lambda status: None,
+            resume=True,
+            interruption=interruption,
+        ).summary
+        if flags.json:
+            print_json(summary)
+        elif not interruption:
+            print(ending(summary))
+        if interruption:
+            say_how_to_go_on(summary["run"])
+    return exit_code(interruption)
+
+
+def _check_steps(folder: RunFolder, problem: Problem, asked: int | None) -> None:
+    """Refuses to go on where there is nothing left to do."""
+    summary: dict[str, Any] = {}
+    with suppress(QfleetError):
+        summary = folder.read_summary()
+    made = summary.get("steps", 0)
+    if asked is not None and asked <= made:
+        raise QfleetError(
+            f"--steps {asked}: the run has made {made} already; give the new total, such as {twice(made)}"
+        )
+    if asked is None and summary.get("evaluation") and made >= problem.settings.run.steps:
+        raise QfleetError(
+            f"the run has made all its {made} steps; for more: qfleet resume {folder.path} --steps {twice(made)}"
+        )
+
+
+def _with_steps(folder: RunFolder, problem: Problem, steps: int) -> Problem:
+    """The new total goes into config.json, so that the next resume knows it."""
+    settings = replace(problem.settings, run=replace(problem.settings.run, steps=steps))
+    with folder.lock():
+        folder.write_config(settings.to_json())
+    return replace(problem, settings=settings)

@@ -1,0 +1,26 @@
+"""`qfleet topologies`: who can learn and what they tell one another."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qfleet.cli.output import lines
+from qfleet.cli.parsing import parse
+from qfleet.settings import TOPOLOGY_CONFIGS
+
+
+@dataclass(frozen=True)
+class TopologiesFlags:
+    """Lists what --topology can be."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Prints each topology with the first line of its module, which is the idea of it."""
+    parse("topologies", TopologiesFlags, arguments)
+    print(lines([(name, _idea(config)) for name, config in TOPOLOGY_CONFIGS.items()]))
+    return 0
+
+
+def _idea(config: type) -> str:
+    first = (sys.modules[config.__module__].__doc__ or "").splitlines()[0]
+    return first.partition(": ")[2] or first
