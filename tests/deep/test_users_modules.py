@@ -169,18 +169,18 @@ import numpy as np
 from dataclasses import replace
 from tests.deep.test_users_modules import CONFIG, SHAPE, filled_replay, learner_of
 model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(32, "relu"), keras.layers.Dense(3)])
-config = replace(CONFIG, priority_exponent=0.0, target_update_every_updates=10**6)
+config = replace(CONFIG, priority_exponent=0.0, learning_rate=5e-3, target_update_every_updates=10**6)
 learner, replay = learner_of(model, config=config), filled_replay(SHAPE, config)
 columns, seen = replay.transitions.columns, replay.frames.columns["observation"]
 columns["reward"][:200] = seen[:200, 0] + columns["action"][:200]
 columns["discount"][:] = 0
 learner.learn(replay.view(), 20, 1.0)
 before = learner.take_statistics()["train/loss"]
-learner.learn(replay.view(), 400, 1.0)
+learner.learn(replay.view(), 200, 1.0)
 learner.take_statistics()
 learner.learn(replay.view(), 20, 1.0)
 after = learner.take_statistics()["train/loss"]
-assert after < 0.2 * before, (before, after)
+assert after < 0.3 * before, (before, after)
 assert len(learner.publish().vector) == 5 * 32 + 32 + 32 * 3 + 3
 policy = learner.policy()
 policy.load(learner.publish())
