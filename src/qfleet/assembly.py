@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import gymnasium
+
 from qfleet.backends.budget import num_cores, set_thread_budget
 from qfleet.deep.actor import Actor
 from qfleet.deep.compiled.learner import CompiledLearner
@@ -49,7 +51,8 @@ class Problem:
 
     def evaluation_environment(self, num_episodes: int) -> VectorEnvironment:
         """Environments to play greedy episodes in."""
-        num_envs = min(num_episodes, _MAX_EVALUATION_ENVIRONMENTS)
+        one = isinstance(self.source, gymnasium.Env)
+        num_envs = 1 if one else min(num_episodes, _MAX_EVALUATION_ENVIRONMENTS)
         return make(self.source, replace(self.settings.engine, num_envs=num_envs), training=False)
 
 
@@ -104,6 +107,7 @@ def make_topology(
         num_mask_actions=num_mask_actions,
         num_envs=num_envs,
         n_step=config.n_step,
+        max_steps_per_block=-(-settings.topology.block_steps // num_envs),
     )
 
     def make_actor() -> Actor:

@@ -33,7 +33,7 @@ def train(
     environment: EnvironmentSource,
     *,
     config: str | Path | None = None,
-    network: "nn.Module | None" = None,
+    network: "nn.Module | str | None" = None,
     out: str | Path | None = None,
     quiet: bool = True,
     on_status: StatusCallback = lambda status: None,
@@ -43,9 +43,12 @@ def train(
 
     `settings` are fields of RunConfig, EnvironmentConfig, the algorithm's and the topology's config, on top of
     what is tuned for the environment or of a run's `config` (a path to its config.json). `network` is your own
-    module from observations (batch, ...) to values (batch, num_actions). `on_status` is called after every
-    block of steps; return False from it to stop. Raises QfleetError for settings that cannot be.
+    module from observations (batch, ...) to values (batch, num_actions), or one of ours by name. `on_status` is
+    called after every block of steps; return False from it to stop. Raises QfleetError for settings that
+    cannot be.
     """
+    if isinstance(network, str):
+        network, settings = None, settings | {"network": network}
     problem = Problem(make_settings(environment, config, settings), environment, network)
     with new_folder(problem, None if out is None else Path(out)) as folder:
         return run_training(

@@ -10,6 +10,7 @@ from qfleet.deep.dqn import DQNConfig
 from qfleet.deep.learner import Policy
 from qfleet.deep.parameters import Parameters
 from qfleet.environments.vector import Step, VectorEnvironment
+from qfleet.errors import QfleetError
 from qfleet.replay.recorder import Block, Recorder
 
 
@@ -107,9 +108,17 @@ class Actor:
             self._stacks.stacked, self._masks, epsilon, self._seed, self._num_vector_steps
         )
         step = self._environment.step(actions)
+        self._refuse_late_masks(step)
         self._recorder.record(actions, step)
         self._see(step.observations, step.action_masks, step.started)
         self._count(step, returns, lengths)
+
+    def _refuse_late_masks(self, step: Step) -> None:
+        if step.action_masks is not None and self._masks.shape[1] == 0:
+            raise QfleetError(
+                "info['action_mask'] came in a step but not in the first reset; an environment that masks actions "
+                "has to do so from its reset on"
+            )
 
     def _see(
         self, observations: NDArray, masks: NDArray[np.bool_] | None, started: NDArray[np.bool_]
@@ -121,7 +130,7 @@ class Actor:
     def _count(self, step: Step, returns: list[float], lengths: list[int]) -> None:
         self._num_vector_steps += 1
         self.num_steps += int(np.count_nonzero(step.stepped))
-        self._returns += step.rewards
+        self._returns += np.where(step.stepped, step.rewards, 0)
         self._lengths += step.stepped
         ended = step.terminated | step.truncated
         if ended.any():

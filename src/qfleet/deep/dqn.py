@@ -2,12 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from qfleet.deep.networks import NetworkConfig
 from qfleet.deep.rules import UpdateRule
 from qfleet.errors import QfleetError
 from qfleet.replay.replay import ReplayConfig
+
+Loss = Literal["huber", "squared"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class DQNConfig(NetworkConfig, ReplayConfig):
     """Double DQN: the online network selects the action, the target network values it (van Hasselt 2016)."""
     n_step: int = 1
     """Rewards summed before bootstrapping."""
-    loss: Literal["huber", "squared"] = "huber"
+    loss: Loss = "huber"
     """Loss of the TD error; huber is linear beyond 1."""
     max_gradient_norm: float = 10.0
     """The gradient is scaled down to this norm; 0 leaves it as it is."""
@@ -50,6 +52,8 @@ class DQNConfig(NetworkConfig, ReplayConfig):
     def __post_init__(self) -> None:
         NetworkConfig.__post_init__(self)
         ReplayConfig.__post_init__(self)
+        if self.loss not in get_args(Loss):
+            raise QfleetError(f"loss is {self.loss!r}; it must be one of {', '.join(get_args(Loss))}")
         for name, low, high in _RANGES:
             value = getattr(self, name)
             if not low <= value <= high:
@@ -92,7 +96,7 @@ _RANGES = (
     ("adam_epsilon", 0.0, 1.0),
     ("discount", 0.0, 1.0),
     ("batch_size", 1, math.inf),
-    ("updates_per_step", 0.0, math.inf),
+    ("updates_per_step", 0.0, 1000.0),
     ("learning_starts_steps", 1, math.inf),
     ("target_update_every_updates", 1, math.inf),
     ("target_update_rate", 0.0, 1.0),

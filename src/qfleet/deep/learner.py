@@ -27,14 +27,15 @@ class Learner(ABC):
     def learn(self, view: ReplayView, num_updates: int, importance_exponent: float) -> None:
         """Makes `num_updates` updates from the transitions in `view`.
 
-        Raises NonFiniteError, with the values as they were before the update at fault, if a loss is not finite.
+        Raises NonFiniteError, with the values as they were before the update at fault, if its loss or
+        gradient is not finite.
         """
         made = self._learn(view, num_updates, importance_exponent)
         self.num_updates += made
         self._num_summed += made
         if made < num_updates:
             raise NonFiniteError(
-                f"the loss of update {self.num_updates + 1} is not finite; the values are as before it. "
+                f"the loss or gradient of update {self.num_updates + 1} is not finite; the values are as before it. "
                 "A smaller --learning-rate, or a --reward-limit, usually helps"
             )
 

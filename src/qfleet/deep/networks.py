@@ -4,7 +4,7 @@ Both forms have the same tensors in the same order, so the same flat vector of p
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,10 @@ class NetworkConfig:
     """Separate streams for the state's value and the actions' advantages (Wang 2016)."""
 
     def __post_init__(self) -> None:
+        if self.network not in get_args(NetworkKind):
+            raise QfleetError(
+                f"network is {self.network!r}; it must be one of {', '.join(get_args(NetworkKind))}"
+            )
         if any(size < 1 for size in self.hidden_sizes):
             raise QfleetError(f"hidden_sizes is {self.hidden_sizes}; every layer needs at least 1 unit")
 

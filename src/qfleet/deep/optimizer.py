@@ -21,18 +21,22 @@ def adam(parameters, gradient, first, second, num_updates, learning_rate, epsilo
     """One step of Adam (Kingma & Ba 2015, arXiv 1412.6980, algorithm 1) in place; betas 0.9 and 0.999.
 
     The gradient (num_parameters,) is scaled down to norm `max_norm` first, if that is finite and it is longer.
-    `num_updates` counts this step, from 1. Returns the norm before clipping.
+    `num_updates` counts this step, from 1. Returns the norm before clipping; where that is not finite, nothing
+    is changed.
     """
     norm = global_norm(gradient)
+    if not np.isfinite(norm):
+        return norm
     factor = np.float32(max_norm / (norm + 1e-6)) if norm > max_norm else np.float32(1)
     step_size = np.float32(learning_rate / (1.0 - 0.9**num_updates))
     correction = np.float32(1.0 / math.sqrt(1.0 - 0.999**num_updates))
     small = np.float32(epsilon)
-    decay_1, decay_2, one = np.float32(0.9), np.float32(0.999), np.float32(1)
+    # 1 - 0.999 in float32 would be 1e-5 off.
+    decay_1, decay_2, rest_1, rest_2 = np.float32(0.9), np.float32(0.999), np.float32(0.1), np.float32(0.001)
     for i in range(len(parameters)):
         g = gradient[i] * factor
-        first[i] = decay_1 * first[i] + (one - decay_1) * g
-        second[i] = decay_2 * second[i] + (one - decay_2) * g * g
+        first[i] = decay_1 * first[i] + rest_1 * g
+        second[i] = decay_2 * second[i] + rest_2 * g * g
         parameters[i] -= step_size * first[i] / (np.sqrt(second[i]) * correction + small)
     return norm
 

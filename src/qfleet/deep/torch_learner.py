@@ -5,6 +5,7 @@ is the code the compiled learner uses, on the host.
 """
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any, final
 
@@ -51,13 +52,17 @@ class FlatModule:
             mine.copy_(theirs)
 
     def buffers(self) -> dict[str, NDArray]:
-        """Copies of what the module keeps beside its parameters."""
-        return {name: tensor.detach().cpu().numpy().copy() for name, tensor in self.module.named_buffers()}
+        """Copies of what the module keeps beside its parameters, in PyTorch's sense: its persistent buffers."""
+        return {name: tensor.detach().cpu().numpy().copy() for name, tensor in self._kept_buffers()}
+
+    def _kept_buffers(self) -> list[tuple[str, Tensor]]:
+        kept = self.module.state_dict()
+        return [(name, tensor) for name, tensor in self.module.named_buffers() if name in kept]
 
     def load(self, parameters: Parameters) -> None:
         """Takes published parameters."""
         self.vector.copy_(torch.from_numpy(parameters.vector))
-        for name, tensor in self.module.named_buffers():
+        for name, tensor in self._kept_buffers():
             tensor.copy_(torch.from_numpy(np.asarray(parameters.buffers[name])))
 
 
@@ -172,13 +177,15 @@ class TorchLearner(Learner):
             if not np.isfinite(loss):
                 return i
             norm = self._optimize(number)
+            if not np.isfinite(norm):
+                return i
             rule = self._rule
             update_priorities(
                 view, self._batch.rows, self._td_errors, rule.priority_exponent, rule.priority_floor
             )
             if number % rule.target_update_every_updates == 0:
                 self._move_target()
-            self._sums += np.array([loss, np.mean(np.abs(self._td_errors)), norm])
+            self._sums += np.array([loss, np.mean(np.abs(self._td_errors), dtype=np.float64), norm])
         return num_updates
 
     def _gradient_step(self) -> float:
@@ -280,6 +287,8 @@ def adam_on_device(
 ) -> float:
     """`qfleet.deep.optimizer.adam` for tensors that live on a device; arguments and result are the same."""
     norm = float(torch.linalg.vector_norm(gradient))
+    if not math.isfinite(norm):
+        return norm
     if norm > max_norm:
         gradient = gradient * (max_norm / (norm + 1e-6))
     first.lerp_(gradient, 0.1)

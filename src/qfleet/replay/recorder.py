@@ -171,7 +171,7 @@ class Recorder:
         max_steps_per_block: int,
     ) -> None:
         self._discount, self._reward_limit = discount, reward_limit
-        self._no_masks = np.zeros((num_envs, num_mask_actions), np.bool_)
+        self._no_masks = np.ones((num_envs, num_mask_actions), np.bool_)
         self._size = layout.size
         max_frames = num_envs * (2 * max_steps_per_block + 2)
         max_transitions = num_envs * (max_steps_per_block + n_step)

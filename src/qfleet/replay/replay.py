@@ -5,6 +5,7 @@ is reused or when the oldest frame that it needs (the far end of its stack) is a
 whichever comes first; its priority is zero from then on.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple, final
 
@@ -39,7 +40,7 @@ class ReplayConfig:
         for name in ("priority_exponent", "importance_exponent"):
             if not 0 <= getattr(self, name) <= 1:
                 raise QfleetError(f"{name} is {getattr(self, name)}; it must be from 0 to 1")
-        if self.priority_floor <= 0:
+        if not 0 < self.priority_floor < math.inf:
             raise QfleetError(f"priority_floor is {self.priority_floor}; it must be above 0")
 
 
@@ -183,14 +184,17 @@ class Replay:
         num_mask_actions: int,
         num_envs: int,
         n_step: int,
+        max_steps_per_block: int,
     ) -> None:
         """Takes all its memory at once; raises QfleetError, before taking any, if the machine has not enough."""
         self.config, self.frame_stack = config, frame_stack
+        _refuse_if_too_small(config.replay_capacity, num_envs * (max_steps_per_block + n_step))
         # Transitions of different environments do not need their frames in exactly the order in which they came.
         self._disorder = 4 * num_envs * (n_step + frame_stack + 2)
         capacity = config.replay_capacity
-        # Truncated episodes take one frame more than they have transitions: room for one in sixteen.
-        num_frames = capacity + capacity // 16 + 2 * self._disorder
+        # Truncated episodes take one frame more than they have transitions: room for one in sixteen, and for
+        # a block of nothing else.
+        num_frames = capacity + capacity // 16 + 2 * self._disorder + 2 * num_envs * max_steps_per_block
         fields = frame_fields(layout, num_mask_actions)
         self.tree_offsets = tree_offsets(capacity)
         num_nodes = int(self.tree_offsets[-1]) if config.priority_exponent > 0 else 0
@@ -268,6 +272,14 @@ class Replay:
         if len(self.tree):
             self.tree[: self.config.replay_capacity] = state["priorities"]
             rebuild(self.tree, self.tree_offsets)
+
+
+def _refuse_if_too_small(capacity: int, largest_block: int) -> None:
+    if capacity < largest_block:
+        raise QfleetError(
+            f"replay_capacity is {capacity}; one block of steps can bring {largest_block} transitions: "
+            "it must hold those, or --block-steps or --num-envs be smaller"
+        )
 
 
 def _refuse_if_too_large(needed: int, capacity: int) -> None:

@@ -2,7 +2,7 @@
 
 While block n is acted, with the parameters as they stood when it began, the learner makes the updates owed
 for the steps before it, from the replay as it stood when it began. Neither sees what the other does until both
-have ended. Against serial, the actor's parameters and the learner's transitions are one block older.
+have ended. Against serial, the actor's parameters are one block older.
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ class OverlappedConfig:
     def __post_init__(self) -> None:
         if self.block_steps < 1:
             raise QfleetError(f"block_steps is {self.block_steps}; it must be at least 1")
-        if self.stall_timeout_seconds <= 0:
+        if not self.stall_timeout_seconds > 0:
             raise QfleetError(f"stall_timeout_seconds is {self.stall_timeout_seconds}; it must be above 0")
 
 

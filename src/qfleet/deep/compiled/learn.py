@@ -87,6 +87,8 @@ def learn_block(
             rule.adam_epsilon,
             rule.max_gradient_norm,
         )
+        if not np.isfinite(norm):
+            return i
         update_priorities(view, batch.rows, td_errors, rule.priority_exponent, rule.priority_floor)
         if number % rule.target_update_every_updates == 0:
             move_towards(vectors.target, vectors.parameters, rule.target_update_rate)

@@ -1,0 +1,65 @@
+"""The counter-based random numbers: uniform, and unrelated from one argument to the next."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from qfleet.kernels import STREAM_EXPLORATION, STREAM_SAMPLING, kernel, uniform
+
+NUM = 100_000
+CHANCE = 1e-5
+"""Probability that a sound generator fails one of these tests; the seeds are fixed, so it either does or not."""
+
+
+@kernel
+def _along(axis, seed, out):
+    for i in range(len(out)):
+        if axis == 0:
+            out[i] = uniform(seed + i, 1, 0, 0)
+        elif axis == 1:
+            out[i] = uniform(seed, 1 + i, 0, 0)
+        elif axis == 2:
+            out[i] = uniform(seed, 1, i, 0)
+        else:
+            out[i] = uniform(seed, 1, 0, i)
+
+
+def draws(axis: int, seed: int = 3) -> np.ndarray:
+    """(NUM,) draws along one of the four arguments: seed, stream, counter, lane."""
+    out = np.empty(NUM)
+    _along(axis, seed, out)
+    return out
+
+
+@pytest.mark.parametrize("axis", range(4))
+def test_uniform_along_every_argument(axis: int) -> None:
+    sample = draws(axis)
+    assert sample.min() >= 0 and sample.max() < 1
+    counts = np.histogram(sample, 256, (0, 1))[0]
+    assert stats.chisquare(counts).pvalue > CHANCE
+    assert abs(sample.mean() - 0.5) < 4.5 * np.sqrt(1 / 12 / NUM)
+    assert abs(sample.var() - 1 / 12) < 4.5 * np.sqrt(1 / 180 / NUM)
+
+
+@pytest.mark.parametrize("axis", range(4))
+def test_neighbours_are_unrelated(axis: int) -> None:
+    """Consecutive draws, as pairs, fill the unit square evenly."""
+    sample = draws(axis)
+    pairs = np.histogram2d(sample[:-1:2], sample[1::2], 16, [[0, 1], [0, 1]])[0]
+    assert stats.chisquare(pairs.ravel()).pvalue > CHANCE
+
+
+@pytest.mark.parametrize("lag", [1, 2, 8])
+def test_streams_seeds_and_lanes_are_uncorrelated(lag: int) -> None:
+    bound = 4.5 / np.sqrt(NUM)
+    base = draws(2)
+    for other in (draws(2, seed=3 + lag), np.roll(base, lag), draws(3)):
+        assert abs(np.corrcoef(base, other)[0, 1]) < bound
+    exploring = np.array([uniform(3, STREAM_EXPLORATION, i, lag) for i in range(2000)])
+    sampling = np.array([uniform(3, STREAM_SAMPLING, i, lag) for i in range(2000)])
+    assert abs(np.corrcoef(exploring, sampling)[0, 1]) < 4.5 / np.sqrt(2000)
+
+
+def test_depends_on_its_arguments_alone() -> None:
+    assert uniform(5, 1, 7, 2) == uniform(5, 1, 7, 2)
+    assert len({uniform(*arguments) for arguments in np.ndindex(3, 3, 3, 3)}) == 81
