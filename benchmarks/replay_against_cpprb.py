@@ -19,7 +19,9 @@ LAYOUT = ObservationLayout((4,), np.dtype(np.float32), is_image=False)
 
 def our_round() -> Callable[[int], None]:
     config = ReplayConfig(replay_capacity=CAPACITY, priority_exponent=0.6)
-    replay = Replay(config, LAYOUT, frame_stack=1, num_mask_actions=0, num_envs=1, n_step=1)
+    replay = Replay(
+        config, LAYOUT, frame_stack=1, num_mask_actions=0, num_envs=1, n_step=1, max_steps_per_block=100_000
+    )
     random, chunk = np.random.default_rng(0), 100_000
     for first in range(0, CAPACITY, chunk):
         frames = {

@@ -33,7 +33,9 @@ MINATAR = ObservationLayout((10, 10, 4), np.dtype(np.uint8), is_image=True, chan
 
 
 def filled_replay(config: DQNConfig, layout: ObservationLayout, num_actions: int) -> Replay:
-    replay = Replay(config, layout, frame_stack=1, num_mask_actions=0, num_envs=1, n_step=1)
+    replay = Replay(
+        config, layout, frame_stack=1, num_mask_actions=0, num_envs=1, n_step=1, max_steps_per_block=20_000
+    )
     random, num = np.random.default_rng(0), 20_000
     draws = random.normal(size=(num, layout.size))
     if layout.dtype == np.uint8:

@@ -201,3 +201,17 @@ def test_a_keras_model_learns() -> None:
         env=os.environ | {"PYTHONPATH": f"{root / 'src'}:{root}", "KERAS_BACKEND": "torch"},
     )
     assert found.stdout == "learned\n", found.stderr
+
+
+def test_dropout_draws_follow_from_the_update_and_leave_the_users_generator_alone() -> None:
+    module = nn.Sequential(nn.Linear(5, 16), nn.Dropout(0.5), nn.Linear(16, 3))
+    view = filled_replay(SHAPE, CONFIG).view()
+    whole, parts = learner_of(module), learner_of(module)
+    before = torch.get_rng_state()
+    whole.learn(view, 10, 0.4)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(7)  # somebody else draws in between
+    parts.learn(view, 4, 0.4)
+    torch.rand(3)
+    parts.learn(view, 6, 0.4)
+    np.testing.assert_array_equal(whole.publish().vector, parts.publish().vector)

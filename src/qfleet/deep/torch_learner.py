@@ -170,8 +170,13 @@ class TorchLearner(Learner):
         self._value_deltas = np.empty((config.batch_size, shape.num_actions), np.float32)
 
     def _learn(self, view: ReplayView, num_updates: int, importance_exponent: float) -> int:
+        with torch.random.fork_rng():
+            return self._updates(view, num_updates, importance_exponent)
+
+    def _updates(self, view: ReplayView, num_updates: int, importance_exponent: float) -> int:
         for i in range(num_updates):
             number = self.num_updates + i + 1
+            self._seed_noise(number)
             draw(view, self.seed, number, importance_exponent, self._batch)
             loss = self._gradient_step()
             if not np.isfinite(loss):
@@ -187,6 +192,13 @@ class TorchLearner(Learner):
                 self._move_target()
             self._sums += np.array([loss, np.mean(np.abs(self._td_errors), dtype=np.float64), norm])
         return num_updates
+
+    def _seed_noise(self, number: int) -> None:
+        """What the module draws (dropout) in an update follows from its number, so that resuming repeats it."""
+        noise_seed = (self.seed << 32) ^ number
+        torch.default_generator.manual_seed(noise_seed)
+        if self._device.type == "cuda":
+            torch.cuda.manual_seed(noise_seed)
 
     def _gradient_step(self) -> float:
         """Leaves the minibatch's gradient in the flat gradient; returns the loss."""
