@@ -1,6 +1,7 @@
 """Prioritized replay of a million transitions of 4 float32: sample, gather and update priorities, batch 256.
 
-The peer is cpprb 11 (C++), in the same process, in turn with ours.
+The peer is cpprb 11 (C++), in the same process, in turn with ours. Ours is called as the learner calls it: from one
+compiled loop.
 """
 
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from cpprb import PrioritizedReplayBuffer  # pyright: ignore[reportMissingImport
 from timing import best_seconds, verdict
 
 from qfleet.environments.vector import ObservationLayout
+from qfleet.kernels import kernel
 from qfleet.replay.recorder import Block
 from qfleet.replay.replay import Replay, ReplayConfig, draw, empty_batch, update_priorities
 
@@ -45,12 +47,14 @@ def our_round() -> Callable[[int], None]:
         part = rows[first : first + BATCH]
         update_priorities(view, part, random.normal(size=len(part)).astype(np.float32), 0.6, 1e-6)
 
-    def turns(num: int) -> None:
-        for counter in range(num):
-            draw(view, 0, counter, 0.4, batch)
-            update_priorities(view, batch.rows, errors, 0.6, 1e-6)
+    return lambda num: _turns(num, view, batch, errors)
 
-    return turns
+
+@kernel
+def _turns(num, view, batch, errors):
+    for counter in range(num):
+        draw(view, 0, counter, 0.4, batch)
+        update_priorities(view, batch.rows, errors, 0.6, 1e-6)
 
 
 def cpprb_round() -> Callable[[int], None]:

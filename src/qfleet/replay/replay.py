@@ -106,9 +106,10 @@ def _copy_stack(view, number, out):
         start = position * size
         for i in range(size):
             out[start + i] = view.observation[slot, i]
-        slot -= view.back[slot]
-        if slot < 0:
-            slot += capacity
+        if position > 0:
+            slot -= view.back[slot]
+            if slot < 0:
+                slot += capacity
 
 
 @kernel
@@ -123,14 +124,42 @@ def _draw_prioritized(view, seed, counter, importance_exponent, batch):
     rows, capacity = batch.rows, len(view.frame)
     sample_leaves(view.tree, view.tree_offsets, seed, counter, rows)
     mean_priority = tree_total(view.tree) / (view.end - view.first)
-    largest = 0.0
+    exponent = np.float32(-importance_exponent)
+    largest = np.float32(0)
     for i in range(len(rows)):
-        weight = (view.tree[rows[i]] / mean_priority) ** -importance_exponent
+        weight = np.float32(view.tree[rows[i]] / mean_priority) ** exponent
         batch.weights[i] = weight
         largest = max(largest, weight)
         rows[i] = view.first + (rows[i] - view.first) % capacity
     for i in range(len(rows)):
         batch.weights[i] /= largest
+
+
+@kernel
+def _take_transitions(view, batch):
+    """Copies what the drawn rows hold; returns the frames they refer to, (2 * batch,), next frames second."""
+    num, capacity = len(batch.rows), len(view.frame)
+    frames = np.empty(2 * num, np.int64)
+    # Rows lie anywhere in memory. A first loop that reads next to nothing of each waits for many of them at once.
+    for i in range(num):
+        frames[i] = view.frame[batch.rows[i] % capacity]
+    for i in range(num):
+        slot = batch.rows[i] % capacity
+        frames[num + i] = view.next_frame[slot]
+        batch.actions[i] = view.action[slot]
+        batch.rewards[i] = view.reward[slot]
+        batch.discounts[i] = view.discount[slot]
+    return frames
+
+
+@kernel
+def _take_frames(view, frames, observations):
+    """Writes the stack that ends at each frame into the rows of `observations`."""
+    capacity = len(view.back)
+    for i in range(len(frames)):  # as in _take_transitions
+        observations[i, 0] = view.observation[frames[i] % capacity, 0]
+    for i in range(len(frames)):
+        _copy_stack(view, frames[i], observations[i])
 
 
 @kernel
@@ -143,17 +172,11 @@ def draw(view, seed, counter, importance_exponent, batch):
         _draw_prioritized(view, seed, counter, importance_exponent, batch)
     else:
         _draw_uniform(view, seed, counter, batch.rows)
-    num, capacity = len(batch.rows), len(view.frame)
-    for i in range(num):
-        slot = batch.rows[i] % capacity
-        _copy_stack(view, view.frame[slot], batch.observations[i])
-        batch.actions[i] = view.action[slot]
-        batch.rewards[i] = view.reward[slot]
-        batch.discounts[i] = view.discount[slot]
-    for i in range(num):
-        next_frame = view.next_frame[batch.rows[i] % capacity]
-        _copy_stack(view, next_frame, batch.observations[num + i])
-        batch.next_action_masks[i, :] = view.action_mask[next_frame % len(view.back)]
+    frames = _take_transitions(view, batch)
+    _take_frames(view, frames, batch.observations)
+    if view.action_mask.shape[1] > 0:
+        for i in range(len(batch.rows)):
+            batch.next_action_masks[i, :] = view.action_mask[frames[len(batch.rows) + i] % len(view.back)]
 
 
 @kernel
@@ -164,10 +187,12 @@ def update_priorities(view, rows, td_errors, exponent, floor):
     capacity, num = len(view.frame), len(rows)
     leaves = np.empty(num, np.int64)
     priorities = np.empty(num, np.float64)
+    largest = view.running[0]
     for i in range(num):
         leaves[i] = rows[i] % capacity
-        priorities[i] = (abs(td_errors[i]) + floor) ** exponent
-        view.running[0] = max(view.running[0], priorities[i])
+        priorities[i] = np.float32(abs(td_errors[i]) + floor) ** np.float32(exponent)
+        largest = max(largest, priorities[i])
+    view.running[0] = largest
     set_priorities(view.tree, view.tree_offsets, leaves, priorities)
 
 

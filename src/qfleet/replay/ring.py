@@ -4,6 +4,7 @@ Rows are numbered from the first ever appended, and never change once written; r
 r % capacity. That numbering is what references between rings, checkpoints and samples use.
 """
 
+import math
 from typing import final
 
 import numpy as np
@@ -21,8 +22,10 @@ class Ring:
         self.capacity = capacity
         self.num_rows = 0
         """Rows ever appended; the next row's number."""
+        numbers = _taken((capacity,), _numbers_of_a_row(fields))
         self.columns: dict[str, NDArray] = {
-            name: np.zeros((capacity, *shape), dtype) for name, (shape, dtype) in fields.items()
+            name: _taken((capacity, *shape), dtype) if shape else numbers[name]
+            for name, (shape, dtype) in fields.items()
         }
 
     @property
@@ -45,12 +48,21 @@ class Ring:
         slots = np.arange(first, last) % self.capacity
         return {name: column[slots] for name, column in self.columns.items()}
 
-    def write(self, first: int, rows: dict[str, NDArray]) -> None:
-        """Puts rows that `read` returned back under their old numbers, in ascending order."""
-        self.num_rows = first
-        self.append(rows)
+
+def _numbers_of_a_row(fields: Fields) -> np.dtype:
+    """The columns of single numbers lie row by row: a row drawn at random costs one cache miss, not one a column."""
+    numbers = [(name, dtype) for name, (shape, dtype) in fields.items() if not shape]
+    return np.dtype(numbers, align=True)
+
+
+def _taken(shape: tuple[int, ...], dtype: np.dtype) -> NDArray:
+    """Zeros whose memory is really taken, now: a run that does not fit ends at its start and not hours later."""
+    array = np.empty(shape, dtype)
+    array[...] = np.zeros((), dtype)
+    return array
 
 
 def bytes_per_row(fields: Fields) -> int:
     """Memory of one row."""
-    return sum(int(np.prod(shape, dtype=np.int64)) * dtype.itemsize for shape, dtype in fields.values())
+    arrays = sum(math.prod(shape) * dtype.itemsize for shape, dtype in fields.values() if shape)
+    return arrays + _numbers_of_a_row(fields).itemsize

@@ -85,10 +85,42 @@ def rebuild(tree, offsets):
 
 
 @kernel
+def _passed(first, second, third, mass):
+    """How many of three ascending running sums `mass` has passed, and the last of those sums; without a branch."""
+    last = first if first <= mass else 0.0
+    last = second if second <= mass else last
+    last = third if third <= mass else last
+    return np.int64(first <= mass) + np.int64(second <= mass) + np.int64(third <= mass), last
+
+
+@kernel
+def _sum_four(tree, start):
+    return tree[start] + tree[start + 1] + tree[start + 2] + tree[start + 3]
+
+
+@kernel
+def _descend(tree, offset, node, mass):
+    """The child of `node` in which the running sum of priorities passes `mass`, and the mass left over.
+
+    First which four children, then which of the four: short sums and nothing to mispredict. Rounding can lead to a child
+    of zero priority.
+    """
+    start = offset + node * FAN_OUT
+    first = _sum_four(tree, start)
+    second = first + _sum_four(tree, start + 4)
+    group, passed = _passed(first, second, second + _sum_four(tree, start + 8), mass)
+    mass -= passed
+    start += 4 * group
+    second = tree[start] + tree[start + 1]
+    child, passed = _passed(tree[start], second, second + tree[start + 2], mass)
+    return node * FAN_OUT + 4 * group + child, mass - passed
+
+
+@kernel
 def find_leaf(tree, offsets, mass):
     """The leaf at which the running sum of priorities passes `mass`; never one of zero priority.
 
-    Rounding can leave more mass than the children hold: then the last child that has any is taken.
+    Where rounding leaves more mass than the children hold, the last child that has any is taken.
     """
     node = 0
     for level in range(len(offsets) - 3, -1, -1):
@@ -106,13 +138,26 @@ def find_leaf(tree, offsets, mass):
 
 
 @kernel
+def _stratified_mass(total, seed, counter, i, num):
+    return (i + uniform(seed, STREAM_SAMPLING, counter, i)) / num * total
+
+
+@kernel
 def sample_leaves(tree, offsets, seed, counter, leaves):
     """Fills `leaves` (num,) with a stratified draw, one from each of num equal slices of the total mass.
 
     Schaul et al. 2016 (arXiv 1511.05952), appendix B.2.1. The leaves come out in ascending order.
     """
-    total = tree_total(tree)
-    num = len(leaves)
+    total, num = tree_total(tree), len(leaves)
+    masses = np.empty(num, np.float64)
     for i in range(num):
-        mass = (i + uniform(seed, STREAM_SAMPLING, counter, i)) / num * total
-        leaves[i] = find_leaf(tree, offsets, mass)
+        masses[i] = _stratified_mass(total, seed, counter, i, num)
+        leaves[i] = 0
+    # Level by level rather than leaf by leaf: the cache misses of a level overlap.
+    for level in range(len(offsets) - 3, -1, -1):
+        offset = offsets[level]
+        for i in range(num):
+            leaves[i], masses[i] = _descend(tree, offset, leaves[i], masses[i])
+    for i in range(num):
+        if not tree[leaves[i]] > 0.0:
+            leaves[i] = find_leaf(tree, offsets, _stratified_mass(total, seed, counter, i, num))
