@@ -205,12 +205,12 @@ def test_a_keras_model_learns() -> None:
 
 def test_dropout_draws_follow_from_the_update_and_leave_the_users_generator_alone() -> None:
     module = nn.Sequential(nn.Linear(5, 16), nn.Dropout(0.5), nn.Linear(16, 3))
-    view = filled_replay(SHAPE, CONFIG).view()
     whole, parts = learner_of(module), learner_of(module)
     before = torch.get_rng_state()
-    whole.learn(view, 10, 0.4)
+    whole.learn(filled_replay(SHAPE, CONFIG).view(), 10, 0.4)
     assert torch.equal(torch.get_rng_state(), before)
     torch.rand(7)  # somebody else draws in between
+    view = filled_replay(SHAPE, CONFIG).view()
     parts.learn(view, 4, 0.4)
     torch.rand(3)
     parts.learn(view, 6, 0.4)

@@ -293,7 +293,7 @@ def test_prioritized_draws_and_their_weights() -> None:
     errors = np.linspace(-2, 3, 40).astype(np.float32)
     update_priorities(view, np.arange(40), errors, exponent, 1e-6)
     priorities = (np.abs(errors.astype(np.float64)) + 1e-6) ** exponent
-    np.testing.assert_allclose(replay.tree[:40], priorities, rtol=1e-12)
+    np.testing.assert_allclose(replay.tree[:40], priorities, rtol=1e-6)  # float32 powers
     probability = priorities / priorities.sum()
     counts, batch = np.zeros(40), empty_batch(1, LAYOUT, 1, 0)
     for counter in range(40_000):

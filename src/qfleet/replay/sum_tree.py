@@ -102,8 +102,8 @@ def _sum_four(tree, start):
 def _descend(tree, offset, node, mass):
     """The child of `node` in which the running sum of priorities passes `mass`, and the mass left over.
 
-    First which four children, then which of the four: short sums and nothing to mispredict. Rounding can lead to a child
-    of zero priority.
+    First which four children, then which of the four: short sums and nothing to mispredict. Rounding can lead to a
+    child of zero priority.
     """
     start = offset + node * FAN_OUT
     first = _sum_four(tree, start)

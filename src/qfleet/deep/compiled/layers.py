@@ -66,18 +66,25 @@ def _unfold(plan, observations, patches):
     """Lays the patch under each output position out as a row: patches (batch * positions, inputs)."""
     frames, height, width, channels, size, _, _ = plan.convolution
     run = size * channels
-    row = 0
+    rows, columns = height - size + 1, width - size + 1
     for sample in range(len(observations)):
-        for y in range(height - size + 1):
-            for x in range(width - size + 1):
-                column = 0
-                for f in range(frames):
-                    for ky in range(size):
-                        start = ((f * height + y + ky) * width + x) * channels
-                        for i in range(run):
-                            patches[row, column + i] = observations[sample, start + i]
-                        column += run
-                row += 1
+        for y in range(rows):
+            first = (sample * rows + y) * columns
+            for f in range(frames):
+                for ky in range(size):
+                    source = observations[sample, (f * height + y + ky) * width * channels :]
+                    column = (f * size + ky) * run
+                    _unfold_row(source, patches, first, columns, channels, column, run)
+
+
+@kernel
+def _unfold_row(source, patches, first, columns, channels, column, run):
+    """Copies one line of every patch of a row of positions."""
+    for x in range(columns):
+        target = patches[first + x, column : column + run]
+        pixels = source[x * channels : x * channels + run]
+        for i in range(run):
+            target[i] = pixels[i]
 
 
 @kernel
