@@ -24,6 +24,7 @@ settings = make_settings(
         "until_return": float("inf"),
         "evaluate_every_steps": 10**9,
         "evaluation_episodes": 1,
+        "checkpoint_every_steps": 10**9,
         "num_envs": 1,
         "block_steps": 256,
         "learning_rate": 2.3e-3,

@@ -57,9 +57,9 @@ def filled_replay(config: DQNConfig, layout: ObservationLayout, num_actions: int
 
 
 @njit(nogil=True)
-def _updates(num, plan, rule, vectors, batch, online, other, gradient, targets, errors, deltas):
+def _updates(num, plan, rule, vectors, batch, scratch, gradient, targets, errors, deltas):
     for number in range(1, num + 1):
-        gradient_step(plan, rule, vectors, batch, online, other, gradient, targets, errors, deltas)
+        gradient_step(plan, rule, vectors, batch, scratch, gradient, targets, errors, deltas)
         adam(
             vectors.parameters, gradient, vectors.first_moment, vectors.second_moment, number,
             rule.learning_rate, rule.adam_epsilon, rule.max_gradient_norm,
@@ -77,7 +77,7 @@ class CompiledUpdate:
         self.gradient = np.zeros_like(parameters)
         self.arguments = (
             plan, config.rule(), self.vectors, batch,
-            make_scratch(plan, 2 * num, shape.num_inputs), make_scratch(plan, num, shape.num_inputs),
+            make_scratch(plan, num, shape.num_inputs),
             self.gradient, np.empty(num, np.float32), np.empty(num, np.float32),
             np.empty((num, shape.num_actions), np.float32),
         )  # fmt: skip

@@ -124,7 +124,6 @@ def test_one_gradient_step_is_the_papers(name: str, double: bool, loss, masked: 
         config.rule(),
         vectors,
         batch,
-        make_scratch(plan, 2 * BATCH, shape.num_inputs),
         make_scratch(plan, BATCH, shape.num_inputs),
         gradient,
         targets,

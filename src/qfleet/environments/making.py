@@ -26,6 +26,9 @@ from qfleet.errors import QfleetError
 SLOW_STEP_SECONDS = 1e-3
 """Above this, waking another process costs less than stepping in turn."""
 
+LEAST_VECTOR_ENVS = 4
+"""For fewer, NumPy's fixed cost a call is more than that of stepping them in turn."""
+
 
 @dataclass(frozen=True)
 class EnvironmentDescription:
@@ -78,7 +81,8 @@ def pick_engine(factory: SingleFactory) -> str:
         options = parse_options(factory.config.environment_options)
         if plain and factory.name.startswith("ALE/") and set(options) <= set(ALE_OPTIONS):
             return "ale"
-        if spec.entry_point is None or (plain and not options and spec.vector_entry_point is not None):
+        worth_it = spec.vector_entry_point is not None and factory.config.num_envs >= LEAST_VECTOR_ENVS
+        if spec.entry_point is None or (plain and not options and worth_it):
             return "ale" if factory.name.startswith("ALE/") else "registered"
     return "processes" if factory.config.num_envs > 1 and _is_slow(factory) else "in-process"
 

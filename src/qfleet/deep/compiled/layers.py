@@ -1,7 +1,8 @@
 """Forward and backward through a plan, on raw arrays.
 
-All activations of a pass lie in one scratch vector: layer l's output is (batch, outputs) at `places[l]`.
-The output layers are linear, all others rectified. Matrix products go to BLAS.
+All activations of a pass lie in one scratch vector, layer l's output at `places[l]`: (outputs, batch) for a dense
+layer, because BLAS multiplies a large weight matrix by a narrow batch faster than the other way round; (batch,
+outputs) for a convolution. The output layers are linear, all others rectified. Matrix products go to BLAS.
 """
 
 from typing import NamedTuple
@@ -88,40 +89,13 @@ def _unfold_row(source, patches, first, columns, channels, column, run):
 
 
 @kernel
-def _add_bias(output, bias, rectify):
-    for i in range(output.shape[0]):
-        for j in range(output.shape[1]):
-            value = output[i, j] + bias[j]
-            output[i, j] = max(value, np.float32(0)) if rectify else value
-
-
-@kernel
-def _num_output_layers(plan):
-    return 2 if plan.dueling else 1
-
-
-@kernel
 def _block(vector, start, rows, columns):
     return vector[start : start + rows * columns].reshape((rows, columns))
 
 
 @kernel
-def _layer_input(plan, scratch, layer, batch):
-    """The layer's input as a matrix: patches for a convolution, else (batch, inputs)."""
-    row = plan.layers[layer]
-    if row[LAYER_KIND] == CONVOLUTION:
-        positions = row[LAYER_OUTPUTS] // plan.convolution[5]
-        return _block(scratch.patches, 0, batch * positions, row[LAYER_INPUTS])
-    if row[LAYER_SOURCE] < 0:
-        return scratch.observations[:batch]
-    return _block(scratch.activations, scratch.places[row[LAYER_SOURCE]], batch, row[LAYER_INPUTS])
-
-
-@kernel
-def _units(plan, layer):
-    """Columns of the layer's weight matrix product: filters of a convolution, else outputs."""
-    row = plan.layers[layer]
-    return plan.convolution[5] if row[LAYER_KIND] == CONVOLUTION else row[LAYER_OUTPUTS]
+def _num_output_layers(plan):
+    return 2 if plan.dueling else 1
 
 
 @kernel
@@ -133,19 +107,72 @@ def _take_observations(plan, observations, scratch):
 
 
 @kernel
+def _is_dense(plan, layer):
+    """Whether a layer's output lies as (outputs, batch); an observation or a convolution's lies as (batch, outputs)."""
+    return layer >= 0 and plan.layers[layer, LAYER_KIND] != CONVOLUTION
+
+
+@kernel
+def _rows_into(plan, scratch, layer, batch):
+    """The input (batch, inputs) of a dense layer that reads the observation or the convolution."""
+    row = plan.layers[layer]
+    if row[LAYER_SOURCE] < 0:
+        return scratch.observations[:batch]
+    return _block(scratch.activations, scratch.places[row[LAYER_SOURCE]], batch, row[LAYER_INPUTS])
+
+
+@kernel
+def _columns_into(plan, scratch, layer, batch):
+    """The input (inputs, batch) of a dense layer that reads a dense layer."""
+    row = plan.layers[layer]
+    return _block(scratch.activations, scratch.places[row[LAYER_SOURCE]], row[LAYER_INPUTS], batch)
+
+
+@kernel
+def _dense_forward(plan, parameters, scratch, layer, batch):
+    row = plan.layers[layer]
+    weight = _block(parameters, row[LAYER_WEIGHT], row[LAYER_OUTPUTS], row[LAYER_INPUTS])
+    output = _block(scratch.activations, scratch.places[layer], row[LAYER_OUTPUTS], batch)
+    if _is_dense(plan, row[LAYER_SOURCE]):
+        np.dot(weight, _columns_into(plan, scratch, layer, batch), output)
+    else:
+        np.dot(weight, _rows_into(plan, scratch, layer, batch).T, output)
+    rectify = layer < len(plan.layers) - _num_output_layers(plan)
+    for i in range(output.shape[0]):
+        bias = parameters[row[LAYER_BIAS] + i]
+        for j in range(batch):
+            value = output[i, j] + bias
+            output[i, j] = max(value, np.float32(0)) if rectify else value
+
+
+@kernel
+def _convolution_forward(plan, parameters, scratch, batch):
+    row, filters = plan.layers[0], plan.convolution[5]
+    num_patches = batch * (row[LAYER_OUTPUTS] // filters)
+    patches = _block(scratch.patches, 0, num_patches, row[LAYER_INPUTS])
+    _unfold(plan, scratch.observations[:batch], patches)
+    weight = _block(parameters, row[LAYER_WEIGHT], filters, row[LAYER_INPUTS])
+    bias = parameters[row[LAYER_BIAS] : row[LAYER_BIAS] + filters]
+    output = _block(scratch.activations, scratch.places[0], num_patches, filters)
+    np.dot(patches, weight.T, output)
+    for i in range(num_patches):
+        for j in range(filters):
+            output[i, j] = max(output[i, j] + bias[j], np.float32(0))
+
+
+@kernel
 def _combine(plan, scratch, batch):
     """Q from the output layers: Q, or V + A - mean A (Wang et al. 2016, arXiv 1511.06581, eq. 9)."""
-    num = plan.num_actions
-    last = len(plan.layers) - 1
-    advantages = _block(scratch.activations, scratch.places[last], batch, num)
+    num, last = plan.num_actions, len(plan.layers) - 1
+    advantages = _block(scratch.activations, scratch.places[last], num, batch)
     for i in range(batch):
         shift = np.float32(0)
         if plan.dueling:
             for a in range(num):
-                shift -= advantages[i, a]
+                shift -= advantages[a, i]
             shift = shift / np.float32(num) + scratch.activations[scratch.places[last - 1] + i]
         for a in range(num):
-            scratch.values[i, a] = advantages[i, a] + shift
+            scratch.values[i, a] = advantages[a, i] + shift
 
 
 @kernel
@@ -153,18 +180,11 @@ def forward(plan, parameters, observations, scratch):
     """Q of `observations` (batch, inputs, any dtype): (batch, num_actions) float32, a view of the scratch."""
     batch = len(observations)
     _take_observations(plan, observations, scratch)
-    layers = plan.layers
-    if layers[0, LAYER_KIND] == CONVOLUTION:
-        patches = _layer_input(plan, scratch, 0, batch)
-        _unfold(plan, scratch.observations[:batch], patches)
-    for layer in range(len(layers)):
-        inputs = _layer_input(plan, scratch, layer, batch)
-        units = _units(plan, layer)
-        weight = _block(parameters, layers[layer, LAYER_WEIGHT], units, inputs.shape[1])
-        bias = parameters[layers[layer, LAYER_BIAS] : layers[layer, LAYER_BIAS] + units]
-        output = _block(scratch.activations, scratch.places[layer], inputs.shape[0], units)
-        np.dot(inputs, weight.T, output)
-        _add_bias(output, bias, layer < len(layers) - _num_output_layers(plan))
+    for layer in range(len(plan.layers)):
+        if plan.layers[layer, LAYER_KIND] == CONVOLUTION:
+            _convolution_forward(plan, parameters, scratch, batch)
+        else:
+            _dense_forward(plan, parameters, scratch, layer, batch)
     _combine(plan, scratch, batch)
     return scratch.values[:batch]
 
@@ -174,7 +194,7 @@ def _spread(plan, scratch, value_deltas):
     """The transpose of `_combine`: gradients at the output layers from those at Q."""
     batch, num = value_deltas.shape
     last = len(plan.layers) - 1
-    advantages = _block(scratch.deltas, scratch.places[last], batch, num)
+    advantages = _block(scratch.deltas, scratch.places[last], num, batch)
     for i in range(batch):
         total = np.float32(0)
         if plan.dueling:
@@ -182,7 +202,7 @@ def _spread(plan, scratch, value_deltas):
                 total += value_deltas[i, a]
             scratch.deltas[scratch.places[last - 1] + i] = total
         for a in range(num):
-            advantages[i, a] = value_deltas[i, a] - total / np.float32(num)
+            advantages[a, i] = value_deltas[i, a] - total / np.float32(num)
 
 
 @kernel
@@ -193,27 +213,55 @@ def _rectified_backward(scratch, start, num):
 
 
 @kernel
-def _sum_rows(deltas, gradient):
-    gradient[:] = 0
-    for i in range(deltas.shape[0]):
-        for j in range(deltas.shape[1]):
-            gradient[j] += deltas[i, j]
+def _product_into(left, right, target, accumulate):
+    """left @ right, written or, where two branches of the network meet, added."""
+    if accumulate:
+        target += np.dot(left, right)
+    else:
+        np.dot(left, right, target)
 
 
 @kernel
-def _send_back(deltas, weight, target, accumulate):
-    """Gradient at the layer's input: deltas @ weight, written or, where two branches meet, added."""
-    if accumulate:
-        target += np.dot(deltas, weight)
-    else:
-        np.dot(deltas, weight, target)
+def _dense_backward(plan, parameters, scratch, layer, batch, gradient, accumulate):
+    """The layer's own gradients, and the gradient at its input, from `scratch.deltas` at its output."""
+    row = plan.layers[layer]
+    outputs, inputs, source = row[LAYER_OUTPUTS], row[LAYER_INPUTS], row[LAYER_SOURCE]
+    deltas = _block(scratch.deltas, scratch.places[layer], outputs, batch)
+    for i in range(outputs):
+        gradient[row[LAYER_BIAS] + i] = np.sum(deltas[i])
+    weight_gradient = _block(gradient, row[LAYER_WEIGHT], outputs, inputs)
+    weight = _block(parameters, row[LAYER_WEIGHT], outputs, inputs)
+    if _is_dense(plan, source):
+        np.dot(deltas, _columns_into(plan, scratch, layer, batch).T, weight_gradient)
+        target = _block(scratch.deltas, scratch.places[source], inputs, batch)
+        _product_into(weight.T, deltas, target, accumulate)
+        return
+    np.dot(deltas, _rows_into(plan, scratch, layer, batch), weight_gradient)
+    if source >= 0:
+        target = _block(scratch.deltas, scratch.places[source], batch, inputs)
+        _product_into(deltas.T, weight, target, accumulate)
+
+
+@kernel
+def _convolution_backward(plan, scratch, batch, gradient):
+    """The convolution's own gradients; nothing lies below it."""
+    row, filters = plan.layers[0], plan.convolution[5]
+    num_patches = batch * (row[LAYER_OUTPUTS] // filters)
+    patches = _block(scratch.patches, 0, num_patches, row[LAYER_INPUTS])
+    deltas = _block(scratch.deltas, scratch.places[0], num_patches, filters)
+    np.dot(deltas.T, patches, _block(gradient, row[LAYER_WEIGHT], filters, row[LAYER_INPUTS]))
+    bias_gradient = gradient[row[LAYER_BIAS] : row[LAYER_BIAS] + filters]
+    bias_gradient[:] = 0
+    for i in range(num_patches):
+        for j in range(filters):
+            bias_gradient[j] += deltas[i, j]
 
 
 @kernel
 def backward(plan, parameters, value_deltas, scratch, gradient):
     """Fills `gradient` (num_parameters,) from the loss's gradient at Q, (batch, num_actions).
 
-    The scratch must hold the forward pass of the same observations in its first `batch` samples.
+    The scratch must hold the forward pass of the same observations.
     """
     batch, layers = len(value_deltas), plan.layers
     _spread(plan, scratch, value_deltas)
@@ -221,15 +269,12 @@ def backward(plan, parameters, value_deltas, scratch, gradient):
     reached = np.zeros(len(layers), np.bool_)
     for layer in range(len(layers) - 1, -1, -1):
         row = layers[layer]
-        inputs, units = _layer_input(plan, scratch, layer, batch), _units(plan, layer)
         if layer < len(layers) - num_output_layers:
-            _rectified_backward(scratch, scratch.places[layer], inputs.shape[0] * units)
-        deltas = _block(scratch.deltas, scratch.places[layer], inputs.shape[0], units)
-        np.dot(deltas.T, inputs, _block(gradient, row[LAYER_WEIGHT], units, inputs.shape[1]))
-        _sum_rows(deltas, gradient[row[LAYER_BIAS] : row[LAYER_BIAS] + units])
+            _rectified_backward(scratch, scratch.places[layer], batch * row[LAYER_OUTPUTS])
+        if row[LAYER_KIND] == CONVOLUTION:
+            _convolution_backward(plan, scratch, batch, gradient)
+            continue
         source = row[LAYER_SOURCE]
+        _dense_backward(plan, parameters, scratch, layer, batch, gradient, source >= 0 and reached[source])
         if source >= 0:
-            weight = _block(parameters, row[LAYER_WEIGHT], units, inputs.shape[1])
-            target = _block(scratch.deltas, scratch.places[source], batch, inputs.shape[1])
-            _send_back(deltas, weight, target, reached[source])
             reached[source] = True

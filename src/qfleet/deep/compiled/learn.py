@@ -27,30 +27,20 @@ class Vectors(NamedTuple):
 
 
 @kernel
-def _next_values(plan, rule, vectors, batch, online, other):
-    """The target network's Q at the next observations, and the Q that selects the action there.
-
-    With double DQN the online network sees both halves of the batch in one pass; its activations for the
-    first half are then what `backward` needs.
-    """
-    num = len(batch.rows)
-    next_values = forward(plan, vectors.target, batch.observations[num:], other)
-    if rule.double:
-        values = forward(plan, vectors.parameters, batch.observations, online)
-        return next_values, values[num:], values[:num]
-    values = forward(plan, vectors.parameters, batch.observations[:num], online)
-    return next_values, next_values, values
-
-
-@kernel
-def gradient_step(plan, rule, vectors, batch, online, other, gradient, targets, td_errors, value_deltas):
+def gradient_step(plan, rule, vectors, batch, scratch, gradient, targets, td_errors, value_deltas):
     """Fills `gradient` (num_parameters,) with that of the minibatch's loss; returns the loss."""
-    next_values, selecting_values, values = _next_values(plan, rule, vectors, batch, online, other)
+    num = len(batch.rows)
+    observations, next_observations = batch.observations[:num], batch.observations[num:]
+    next_values = forward(plan, vectors.target, next_observations, scratch).copy()
+    selecting_values = next_values
+    if rule.double:
+        selecting_values = forward(plan, vectors.parameters, next_observations, scratch)
     bootstrapped_targets(
         batch.rewards, batch.discounts, selecting_values, next_values, batch.next_action_masks, targets
     )
+    values = forward(plan, vectors.parameters, observations, scratch)
     loss = td_loss(values, batch.actions, targets, batch.weights, rule.huber_limit, td_errors, value_deltas)
-    backward(plan, vectors.parameters, value_deltas, online, gradient)
+    backward(plan, vectors.parameters, value_deltas, scratch, gradient)
     return loss
 
 
@@ -65,16 +55,14 @@ def learn_block(
     """
     num = len(batch.rows)
     num_inputs = batch.observations.shape[1]
-    online, other = make_scratch(plan, 2 * num, num_inputs), make_scratch(plan, num, num_inputs)
+    scratch = make_scratch(plan, num, num_inputs)
     gradient = np.empty(len(vectors.parameters), np.float32)
     targets, td_errors = np.empty(num, np.float32), np.empty(num, np.float32)
     value_deltas = np.empty((num, plan.num_actions), np.float32)
     for i in range(num_updates):
         number = num_updates_before + i + 1
         draw(view, seed, number, importance_exponent, batch)
-        loss = gradient_step(
-            plan, rule, vectors, batch, online, other, gradient, targets, td_errors, value_deltas
-        )
+        loss = gradient_step(plan, rule, vectors, batch, scratch, gradient, targets, td_errors, value_deltas)
         if not np.isfinite(loss):
             return i
         norm = adam(
