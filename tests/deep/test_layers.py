@@ -49,7 +49,7 @@ def test_backward_equals_autograds(name: str) -> None:
     deltas = np.random.default_rng(4).normal(size=(BATCH, shape.num_actions)).astype(np.float32)
     scratch = make_scratch(plan, 2 * BATCH, shape.num_inputs)
     gradient = np.full(len(vector), np.nan, np.float32)
-    forward(plan, vector, np.concatenate([observations, observations]), scratch)
+    forward(plan, vector, observations, scratch)
     backward(plan, vector, deltas, scratch, gradient)
     flat = torch_network(shape, vector)
     flat.module(torch.from_numpy(observations)).backward(torch.from_numpy(deltas))

@@ -98,6 +98,7 @@ def test_missing_envpool_names_its_extra(monkeypatch):
     ("name", "changes", "engine"),
     [
         ("CartPole-v1", {}, "registered"),
+        ("CartPole-v1", {"num_envs": 3}, "in-process"),
         ("CartPole-v1", {"wrappers": ("TimeLimit=9",)}, "in-process"),
         ("CartPole-v1", {"environment_options": ("sutton_barto_reward=True",)}, "in-process"),
         ("Acrobot-v1", {}, "in-process"),
@@ -107,10 +108,12 @@ def test_missing_envpool_names_its_extra(monkeypatch):
     ],
 )
 def test_auto_picks(name, changes, engine):
-    vector = make(name, EnvironmentConfig(num_envs=2, **changes))
+    config = EnvironmentConfig(**{"num_envs": 4, **changes})
+    vector = make(name, config)
     observations, _ = vector.reset(0)
     assert vector.engine == engine
-    assert observations.shape == (2, *vector.layout.shape) and observations.dtype == vector.layout.dtype
+    assert observations.shape == (config.num_envs, *vector.layout.shape)
+    assert observations.dtype == vector.layout.dtype
     description = describe(name, EnvironmentConfig(**changes))
     assert (description.layout, description.num_actions) == (vector.layout, vector.num_actions)
     assert description.frame_stack == vector.frame_stack
@@ -188,16 +191,16 @@ def test_options_and_imports_reach_the_environment(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_worlds.py").write_text(
         "import gymnasium\nfrom tests.environments.scripted import ScriptedEnv\n"
-        "gymnasium.register('Mine-v0', ScriptedEnv)\n"
+        "gymnasium.register('Scripted-v0', ScriptedEnv)\n"
     )
     config = EnvironmentConfig(
         num_envs=2, import_modules=("my_worlds",), environment_options=("index=4",), num_processes=1
     )
     for engine in ("in-process", "processes"):
-        vector = make("Mine-v0", EnvironmentConfig(**{**vars(config), "engine": engine}))
+        vector = make("Scripted-v0", EnvironmentConfig(**{**vars(config), "engine": engine}))
         assert vector.reset(0)[0][:, 0].tolist() == [4, 4]
         vector.close()
-    assert make("my_worlds:Mine-v0", EnvironmentConfig(environment_options=("index=5",))).num_envs == 8
+    assert make("my_worlds:Scripted-v0", EnvironmentConfig(environment_options=("index=5",))).num_envs == 8
 
 
 def test_a_single_environment_draws():
@@ -233,6 +236,6 @@ def test_the_catalogue_lists_what_runs():
     assert entries["ALE/Pong-v5"].extra == "atari" and entries["LunarLander-v3"].extra == "box2d"
     assert "Pendulum-v1" not in entries and "CartPole-v0" not in entries
     for name in ("CartPole-v1", "Acrobot-v1", "Taxi-v4", "MinAtar/Seaquest-v1", "ALE/Pong-v5"):
-        vector = make(name, EnvironmentConfig(num_envs=1))
+        vector = make(name, EnvironmentConfig(num_envs=4))
         assert vector.engine == entries[name].engine
         vector.close()
