@@ -191,16 +191,16 @@ def test_options_and_imports_reach_the_environment(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_worlds.py").write_text(
         "import gymnasium\nfrom tests.environments.scripted import ScriptedEnv\n"
-        "gymnasium.register('Scripted-v0', ScriptedEnv)\n"
+        "gymnasium.register('MyWorld-v0', ScriptedEnv)\n"
     )
     config = EnvironmentConfig(
         num_envs=2, import_modules=("my_worlds",), environment_options=("index=4",), num_processes=1
     )
     for engine in ("in-process", "processes"):
-        vector = make("Scripted-v0", EnvironmentConfig(**{**vars(config), "engine": engine}))
+        vector = make("MyWorld-v0", EnvironmentConfig(**{**vars(config), "engine": engine}))
         assert vector.reset(0)[0][:, 0].tolist() == [4, 4]
         vector.close()
-    assert make("my_worlds:Scripted-v0", EnvironmentConfig(environment_options=("index=5",))).num_envs == 8
+    assert make("my_worlds:MyWorld-v0", EnvironmentConfig(environment_options=("index=5",))).num_envs == 8
 
 
 def test_a_single_environment_draws():
