@@ -1,6 +1,10 @@
 """What commands print: one JSON object, or a few lines for people."""
 
 import json
+import os
+import shutil
+import sys
+from pathlib import Path
 from typing import Any
 
 from qfleet.runs.formatting import short_duration, short_number
@@ -44,9 +48,9 @@ def ending(summary: dict[str, Any]) -> str:
     rows += [
         ("stopped", f"after {summary['steps']:,} steps in {seconds}{speed}: {reason}"),
         ("run", run),
-        ("next", f"qfleet play {run}"),
+        ("next", f"{program()} play {run}"),
         ("", resume_command(summary)),
-        ("", f"qfleet report {run}"),
+        ("", f"{program()} report {run}"),
     ]
     return lines(rows)
 
@@ -54,7 +58,15 @@ def ending(summary: dict[str, Any]) -> str:
 def resume_command(summary: dict[str, Any]) -> str:
     """What goes on with a run: more steps where it has made all that it was given."""
     more = f" --steps {twice(summary['steps'])}" if summary["stopped_by"] == "steps" else ""
-    return f"qfleet resume {summary['run']}{more}"
+    return f"{program()} resume {summary['run']}{more}"
+
+
+def program() -> str:
+    """How this program is called here: `qfleet`, or the path to it where the shell would not find it."""
+    called = Path(sys.argv[0])
+    if shutil.which("qfleet") is not None or called.name != "qfleet":
+        return "qfleet"
+    return os.path.relpath(called)
 
 
 def twice(steps: int) -> int:
