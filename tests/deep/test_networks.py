@@ -102,3 +102,15 @@ def test_initial_parameters_have_pytorchs_ranges(name: str) -> None:
         if slot.size > 50:
             assert largest > 0.9 / np.sqrt(slot.fan_in)
     assert end == len(vector)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_both_forms_begin_in_the_same_ranges(name: str) -> None:
+    """Within +-1/sqrt(fan_in), and spread over it: nothing is left as memory happened to be."""
+    shape = SHAPES[name]
+    _, slots = compiled_plan(shape)
+    for slot, tensor in zip(slots, QNetwork(shape).parameters(), strict=True):
+        bound = slot.fan_in**-0.5
+        values = tensor.detach().abs()
+        assert float(values.max()) <= bound * (1 + 1e-6)
+        assert slot.size < 50 or float(values.mean()) == pytest.approx(bound / 2, rel=0.3)

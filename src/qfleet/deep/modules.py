@@ -13,8 +13,10 @@ class _GridConvolution(nn.Module):
     def __init__(self, frames: int, height: int, width: int, channels: int) -> None:
         super().__init__()
         self._input_shape = (frames, height, width, channels)
-        self.weight = nn.Parameter(torch.empty(GRID_FILTERS, frames, GRID_KERNEL, GRID_KERNEL, channels))
-        self.bias = nn.Parameter(torch.empty(GRID_FILTERS))
+        bound = (frames * GRID_KERNEL * GRID_KERNEL * channels) ** -0.5  # as nn.Conv2d begins
+        weight = torch.empty(GRID_FILTERS, frames, GRID_KERNEL, GRID_KERNEL, channels)
+        self.weight = nn.Parameter(weight.uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(GRID_FILTERS).uniform_(-bound, bound))
 
     def forward(self, observations: Tensor) -> Tensor:
         """(batch, inputs) to (batch, positions * filters), filters last."""
