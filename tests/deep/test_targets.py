@@ -6,7 +6,7 @@ from scipy import stats
 
 from qfleet.deep.exploration import epsilon_greedy
 from qfleet.deep.losses import td_loss
-from qfleet.deep.targets import best_action, bootstrapped_targets, is_finite
+from qfleet.deep.targets import best_action, bootstrapped_targets
 
 NEXT_VALUES = np.array([[1.0, 5.0, 3.0], [2.0, 0.0, -1.0], [-3.0, -2.0, -4.0]], np.float32)
 SELECTING = np.array([[9.0, 0.0, 1.0], [0.0, 0.0, 7.0], [0.0, -1.0, 4.0]], np.float32)
@@ -66,13 +66,6 @@ def test_losses_and_their_slopes(limit: float, losses, slopes) -> None:
     expected = np.zeros((3, 2))
     expected[np.arange(3), actions] = weights * slopes / 3
     np.testing.assert_allclose(deltas, expected)
-
-
-def test_is_finite() -> None:
-    values = np.linspace(-3e38, 3e38, 100, dtype=np.float32)
-    assert is_finite(values)
-    for wrong in (np.nan, np.inf, -np.inf):
-        assert not is_finite(np.append(values, np.float32(wrong)))
 
 
 def act(epsilon: float, masks: np.ndarray, num: int = 30_000) -> np.ndarray:

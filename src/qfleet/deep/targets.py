@@ -1,7 +1,5 @@
 """What Q is moved towards. Arrays in, arrays out; one function a paper."""
 
-import numpy as np
-
 from qfleet.kernels import kernel
 
 
@@ -30,12 +28,3 @@ def bootstrapped_targets(rewards, discounts, selecting_values, next_values, mask
         if discounts[i] != 0:
             action = best_action(selecting_values[i], masks[i])
             targets[i] += discounts[i] * next_values[i, action]
-
-
-@kernel
-def is_finite(values):
-    """Whether every number of `values` (num,) is finite."""
-    total = np.float32(0)
-    for i in range(len(values)):
-        total += values[i] * np.float32(0)
-    return total == 0

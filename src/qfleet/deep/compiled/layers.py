@@ -65,7 +65,7 @@ def make_scratch(plan, batch, num_inputs):
 @kernel
 def _unfold(plan, observations, patches):
     """Lays the patch under each output position out as a row: patches (batch * positions, inputs)."""
-    frames, height, width, channels, size, _, _ = plan.convolution
+    frames, height, width, channels, size, _ = plan.convolution
     run = size * channels
     rows, columns = height - size + 1, width - size + 1
     for sample in range(len(observations)):

@@ -22,7 +22,7 @@ class Plan(NamedTuple):
     layers: NDArray
     """(num_layers, 6) int64: kind, source, outputs per sample, inputs per sample, weight offset, bias offset."""
     convolution: NDArray
-    """(7,) int64, the first layer's if it is one: frames, height, width, channels, kernel, filters, 0."""
+    """(6,) int64, the first layer's if it is one: frames, height, width, channels, kernel, filters."""
     shift: NDArray
     """(num_inputs,) float32: subtracted from an observation."""
     factor: NDArray
@@ -45,7 +45,7 @@ class PlanBuilder:
     def __post_init__(self) -> None:
         self._rows: list[list[int]] = []
         self.slots: list[Slot] = []
-        self._convolution = np.zeros(7, np.int64)
+        self._convolution = np.zeros(6, np.int64)
         self._num_parameters = 0
 
     def _slot(self, name: str, shape: tuple[int, ...], fan_in: int) -> int:
@@ -73,7 +73,7 @@ class PlanBuilder:
         weight = self._slot(f"{name}.weight", (filters, frames, kernel, kernel, channels), num_inputs)
         bias = self._slot(f"{name}.bias", (filters,), num_inputs)
         num_outputs = (height - kernel + 1) * (width - kernel + 1) * filters
-        self._convolution[:] = frames, height, width, channels, kernel, filters, 0
+        self._convolution[:] = frames, height, width, channels, kernel, filters
         self._rows.append([CONVOLUTION, -1, num_outputs, num_inputs, weight, bias])
         return len(self._rows) - 1
 
