@@ -1,11 +1,16 @@
-"""The seam between topologies and backends for work by request: services, calls, futures.
+"""The two seams between topologies and backends: services that are called, and groups that work in rounds.
 
 A topology starts services (plain classes with plain methods) and calls them; a backend decides where they
-live. Every wait has a deadline.
+live. Services started together are members of a Group, through which they tell one another arrays. Every wait
+has a deadline.
 """
 
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
+
+from numpy.typing import DTypeLike, NDArray
+
+Reduction = Literal["sum", "max", "min"]
 
 
 class Future(Protocol):
@@ -27,11 +32,74 @@ class Handle(Protocol):
         ...
 
 
+class Exchange(Protocol):
+    """Arrays on their way."""
+
+    def finish(self) -> list[NDArray[Any]]:
+        """One array from every rank, in their order; they may be views, valid until the group's next call.
+
+        Raises FleetError if a member does not answer in time or is gone.
+        """
+        ...
+
+
+class Group(Protocol):
+    """One member's view of services that work in rounds; every member makes the same calls in the same order.
+
+    Arrays must be C-contiguous; nothing that was handed in may be written to before the group's next call.
+    Every call raises FleetError, naming the member, if one does not come to it in time or is gone.
+    """
+
+    rank: int
+    """0 to size - 1."""
+    size: int
+
+    def all_reduce(self, array: NDArray[Any], reduction: Reduction) -> NDArray[Any]:
+        """A new array, the members' arrays of one shape and dtype put together element by element.
+
+        Sums add in the order of the ranks, whatever the backend: the same bits everywhere.
+        """
+        ...
+
+    def broadcast(self, array: NDArray[Any], root: int) -> NDArray[Any]:
+        """The root's array; the others hand in one of any shape and dtype."""
+        ...
+
+    def exchange(self, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """Gives arrays[r] to rank r, and gets one from every rank; shapes and dtypes may all differ."""
+        ...
+
+    def start_exchange(self, arrays: Sequence[NDArray[Any]]) -> Exchange:
+        """The same in two parts, so that it can overlap with computing; one at a time."""
+        ...
+
+    def barrier(self) -> None:
+        """Returns once all members have come to it."""
+        ...
+
+
 class Fleet(Protocol):
     """Where services are started."""
 
     def start(self, name: str, make_service: Callable[[], Any]) -> Handle:
         """Makes a service where it will live; `name` is what errors call it."""
+        ...
+
+    def start_group(
+        self, names: Sequence[str], make_services: Sequence[Callable[[Group], Any]], timeout_seconds: float
+    ) -> Sequence[Handle]:
+        """Makes one service for each maker, where it will live, and gives it its place in one new Group.
+
+        `timeout_seconds` is the deadline of the group's calls. Makers must be picklable; arrays that they hold
+        are not copied where memory can be shared, and must not be written to.
+        """
+        ...
+
+    def shared_array(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        """Zeroed memory that all services see and may write to, if their makers hold it.
+
+        Raises FleetError where the backend has no such memory, or not enough.
+        """
         ...
 
     def close(self) -> None:

@@ -21,11 +21,15 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 STREAM_EXPLORATION = 1
 STREAM_SAMPLING = 2
 
-_PARTS = ("deep", "replay")
+_PARTS = ("deep", "replay", "tabular", "worlds")
 _CONFIG: Any = numba.core.config
 
 # Sums may be reordered for vector units, but NaN and infinity keep their meaning: losses are checked for them.
 _FASTMATH = {"reassoc", "contract", "arcp", "nsz"}
+_OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": _FASTMATH, "error_model": "numpy"}
+
+PART_OPTIONS: dict[str, bool] = {"forceinline": True, "_nrt": False}
+"""What makes a function a part, for numba's decorators."""
 
 
 @cache
@@ -53,10 +57,28 @@ def cache_folder() -> Path:
 
 def kernel(function: Function) -> Function:
     """Compiles `function` with numba: no interpreter lock, cached on disk, IEEE division."""
+    return _cached(function, {})
+
+
+def borrowing_kernel(function: Function) -> Function:
+    """A kernel that borrows the arrays it is given, without counting references, and so cannot make any.
+
+    numba would count them, atomically, wherever a tuple of arrays is handed to a part.
+    """
+    return _cached(function, {"_nrt": False})
+
+
+def part(function: Function) -> Function:
+    """A part of borrowing kernels: compiled into whatever calls it."""
+    compiled: Any = numba.njit(**_OPTIONS, **PART_OPTIONS)(function)
+    return compiled
+
+
+def _cached(function: Function, options: dict[str, bool]) -> Function:
     before = _CONFIG.CACHE_DIR
     _CONFIG.CACHE_DIR = str(cache_folder())
     try:
-        compiled: Any = numba.njit(nogil=True, cache=True, fastmath=_FASTMATH, error_model="numpy")(function)
+        compiled: Any = numba.njit(cache=True, **_OPTIONS, **options)(function)
     finally:
         _CONFIG.CACHE_DIR = before
     return compiled

@@ -1,0 +1,1 @@
+"""Q-tables: update rules and kernels on raw arrays, and exact solutions."""

@@ -1,0 +1,202 @@
+"""Which action a walker takes: epsilon-greedy, Boltzmann or uniform, among the actions that the state has."""
+
+from typing import Any
+
+import numpy as np
+
+from qfleet.kernels import part
+from qfleet.tabular.program import Program, dispatched
+from qfleet.worlds.world import FUNCTIONS
+
+_LOW = np.uint64(0xFFFFFFFF)
+_HALF = np.uint64(32)
+
+
+@part
+def unit(bits):
+    """A uniform float64 in [0, 1) from 64 random bits."""
+    return np.float64(bits >> np.uint64(11)) * (1.0 / 9007199254740992.0)
+
+
+@part
+def upper_unit(bits):
+    """A uniform float64 in [0, 1) from the upper 32 bits, independent of what is drawn from the lower ones."""
+    return np.float64(bits >> _HALF) * (1.0 / 4294967296.0)
+
+
+@part
+def below(bits, bound):
+    """A whole number in [0, bound) from the lower 32 bits."""
+    return np.int64(((bits & _LOW) * np.uint64(bound)) >> _HALF)
+
+
+@dispatched(lambda program: _value_single if program.rule != "double-q-learning" else _value_double)
+def value(program, values, row, action):
+    """What the behaviour goes by: the table's value, with two tables twice their mean."""
+    raise NotImplementedError
+
+
+def _value_single(program, values, row, action):
+    return values[0, row, action]
+
+
+def _value_double(program, values, row, action):
+    return values[0, row, action] + values[1, row, action]
+
+
+@dispatched(lambda program: _allowed_of(program))
+def allowed(program, parameters, state, action):
+    """Whether a state has an action."""
+    raise NotImplementedError
+
+
+def _allowed_of(program: Program) -> Any:
+    function = FUNCTIONS[program.world][2]
+    if not program.masked:
+        return lambda program, parameters, state, action: True
+    return lambda program, parameters, state, action: function(parameters, state, action)
+
+
+@dispatched(lambda program: _any_masked if program.masked else _any_unmasked)
+def any_action(program, parameters, constants, state, bits):
+    """One of the state's actions, uniform, from the lower 32 bits."""
+    raise NotImplementedError
+
+
+def _any_unmasked(program, parameters, constants, state, bits):
+    return below(bits, constants.num_actions)
+
+
+def _any_masked(program, parameters, constants, state, bits):
+    count = 0
+    for action in range(constants.num_actions):
+        count += allowed(program, parameters, state, action)
+    left = below(bits, count)
+    for action in range(constants.num_actions):
+        if allowed(program, parameters, state, action):
+            if left == 0:
+                return np.int64(action)
+            left -= 1
+    return np.int64(0)
+
+
+@part
+def exploration_rate(constants, age):
+    """Epsilon of a walker of some age: linear from initial to final."""
+    share = min(age / constants.exploration_steps, 1.0)
+    return (
+        constants.exploration_initial + (constants.exploration_final - constants.exploration_initial) * share
+    )
+
+
+@part
+def greedy(program, parameters, constants, values, state, row, incumbent):
+    """The best action and its value; among equals the incumbent, if it is one of them, else the first.
+
+    With a random incumbent no action that is best among several is left untried.
+    """
+    chosen, best = incumbent, value(program, values, row, incumbent)
+    for action in range(constants.num_actions):
+        candidate = value(program, values, row, action)
+        better = (candidate > best) and allowed(program, parameters, state, action)
+        best = candidate if better else best
+        chosen = action if better else chosen
+    return chosen, best
+
+
+@dispatched(lambda program: _CHOOSE[program.exploration])
+def choose(program, parameters, constants, values, state, row, bits, age):
+    """The action to take in a state, and the greedy value there: (int64, float)."""
+    raise NotImplementedError
+
+
+def _choose_epsilon_greedy(program, parameters, constants, values, state, row, bits, age):
+    explored = any_action(program, parameters, constants, state, bits)
+    chosen, best = greedy(program, parameters, constants, values, state, row, explored)
+    return (explored if upper_unit(bits) < exploration_rate(constants, age) else chosen), best
+
+
+def _choose_uniform(program, parameters, constants, values, state, row, bits, age):
+    explored = any_action(program, parameters, constants, state, bits)
+    _, best = greedy(program, parameters, constants, values, state, row, explored)
+    return explored, best
+
+
+def _choose_boltzmann(program, parameters, constants, values, state, row, bits, age):
+    chosen, best = greedy(
+        program,
+        parameters,
+        constants,
+        values,
+        state,
+        row,
+        any_action(program, parameters, constants, state, bits),
+    )
+    left = unit(bits) * partition_sum(program, parameters, constants, values, state, row, best)
+    for action in range(constants.num_actions):
+        if allowed(program, parameters, state, action):
+            chosen = np.int64(action)
+            left -= np.exp((value(program, values, row, action) - best) / constants.temperature)
+            if left < 0:
+                break
+    return chosen, best
+
+
+_CHOOSE = {
+    "epsilon-greedy": _choose_epsilon_greedy,
+    "uniform": _choose_uniform,
+    "boltzmann": _choose_boltzmann,
+}
+
+
+@part
+def partition_sum(program, parameters, constants, values, state, row, best):
+    """Sum of exp((Q - best) / temperature) over the state's actions."""
+    total = 0.0
+    for action in range(constants.num_actions):
+        if allowed(program, parameters, state, action):
+            total += np.exp((value(program, values, row, action) - best) / constants.temperature)
+    return total
+
+
+@dispatched(lambda program: _EXPECTED[program.exploration])
+def expected(program, parameters, constants, values, state, row, best, age):
+    """The value of a state under the behaviour policy: sum of pi(a|s) Q(s, a)."""
+    raise NotImplementedError
+
+
+def _expected_epsilon_greedy(program, parameters, constants, values, state, row, best, age):
+    epsilon = exploration_rate(constants, age)
+    return (1 - epsilon) * best + epsilon * _mean(program, parameters, constants, values, state, row)
+
+
+def _expected_uniform(program, parameters, constants, values, state, row, best, age):
+    return _mean(program, parameters, constants, values, state, row)
+
+
+def _expected_boltzmann(program, parameters, constants, values, state, row, best, age):
+    total, weighted = 0.0, 0.0
+    for action in range(constants.num_actions):
+        if allowed(program, parameters, state, action):
+            q = value(program, values, row, action)
+            weight = np.exp((q - best) / constants.temperature)
+            total += weight
+            weighted += weight * q
+    return weighted / total
+
+
+_EXPECTED = {
+    "epsilon-greedy": _expected_epsilon_greedy,
+    "uniform": _expected_uniform,
+    "boltzmann": _expected_boltzmann,
+}
+
+
+@part
+def _mean(program, parameters, constants, values, state, row):
+    total, count = 0.0, 0
+    for action in range(constants.num_actions):
+        if allowed(program, parameters, state, action):
+            total += value(program, values, row, action)
+            count += 1
+    return total / count

@@ -1,0 +1,1 @@
+"""Worlds that compiled kernels step, by name or in arrays."""
