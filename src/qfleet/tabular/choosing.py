@@ -31,21 +31,21 @@ def below(bits, bound):
 
 
 @dispatched(lambda program: _value_single if program.rule != "double-q-learning" else _value_double)
-def value(program, values, row, action):
+def value(program, work, row, action):
     """What the behaviour goes by: the table's value, with two tables twice their mean."""
     raise NotImplementedError
 
 
-def _value_single(program, values, row, action):
-    return values[0, row, action]
+def _value_single(program, work, row, action):
+    return work.table.values[0, row, action]
 
 
-def _value_double(program, values, row, action):
-    return values[0, row, action] + values[1, row, action]
+def _value_double(program, work, row, action):
+    return work.table.values[0, row, action] + work.table.values[1, row, action]
 
 
 @dispatched(lambda program: _allowed_of(program))
-def allowed(program, parameters, state, action):
+def allowed(program, work, state, action):
     """Whether a state has an action."""
     raise NotImplementedError
 
@@ -53,27 +53,27 @@ def allowed(program, parameters, state, action):
 def _allowed_of(program: Program) -> Any:
     function = FUNCTIONS[program.world][2]
     if not program.masked:
-        return lambda program, parameters, state, action: True
-    return lambda program, parameters, state, action: function(parameters, state, action)
+        return lambda program, work, state, action: True
+    return lambda program, work, state, action: function(work.parameters, state, action)
 
 
 @dispatched(lambda program: _any_masked if program.masked else _any_unmasked)
-def any_action(program, parameters, constants, state, bits):
+def any_action(program, work, state, bits):
     """One of the state's actions, uniform, from the lower 32 bits."""
     raise NotImplementedError
 
 
-def _any_unmasked(program, parameters, constants, state, bits):
-    return below(bits, constants.num_actions)
+def _any_unmasked(program, work, state, bits):
+    return below(bits, work.constants.num_actions)
 
 
-def _any_masked(program, parameters, constants, state, bits):
+def _any_masked(program, work, state, bits):
     count = 0
-    for action in range(constants.num_actions):
-        count += allowed(program, parameters, state, action)
+    for action in range(work.constants.num_actions):
+        count += allowed(program, work, state, action)
     left = below(bits, count)
-    for action in range(constants.num_actions):
-        if allowed(program, parameters, state, action):
+    for action in range(work.constants.num_actions):
+        if allowed(program, work, state, action):
             if left == 0:
                 return np.int64(action)
             left -= 1
@@ -81,62 +81,56 @@ def _any_masked(program, parameters, constants, state, bits):
 
 
 @part
-def exploration_rate(constants, age):
+def exploration_rate(work, age):
     """Epsilon of a walker of some age: linear from initial to final."""
-    share = min(age / constants.exploration_steps, 1.0)
+    share = min(age / work.constants.exploration_steps, 1.0)
     return (
-        constants.exploration_initial + (constants.exploration_final - constants.exploration_initial) * share
+        work.constants.exploration_initial
+        + (work.constants.exploration_final - work.constants.exploration_initial) * share
     )
 
 
 @part
-def greedy(program, parameters, constants, values, state, row, incumbent):
+def greedy(program, work, state, row, incumbent):
     """The best action and its value; among equals the incumbent, if it is one of them, else the first.
 
     With a random incumbent no action that is best among several is left untried.
     """
-    chosen, best = incumbent, value(program, values, row, incumbent)
-    for action in range(constants.num_actions):
-        candidate = value(program, values, row, action)
-        better = (candidate > best) and allowed(program, parameters, state, action)
+    chosen, best = incumbent, value(program, work, row, incumbent)
+    for action in range(work.constants.num_actions):
+        candidate = value(program, work, row, action)
+        better = (candidate > best) and allowed(program, work, state, action)
         best = candidate if better else best
         chosen = action if better else chosen
     return chosen, best
 
 
 @dispatched(lambda program: _CHOOSE[program.exploration])
-def choose(program, parameters, constants, values, state, row, bits, age):
+def choose(program, work, state, row, bits, age):
     """The action to take in a state, and the greedy value there: (int64, float)."""
     raise NotImplementedError
 
 
-def _choose_epsilon_greedy(program, parameters, constants, values, state, row, bits, age):
-    explored = any_action(program, parameters, constants, state, bits)
-    chosen, best = greedy(program, parameters, constants, values, state, row, explored)
-    return (explored if upper_unit(bits) < exploration_rate(constants, age) else chosen), best
+def _choose_epsilon_greedy(program, work, state, row, bits, age):
+    explored = any_action(program, work, state, bits)
+    chosen, best = greedy(program, work, state, row, explored)
+    return (explored if upper_unit(bits) < exploration_rate(work, age) else chosen), best
 
 
-def _choose_uniform(program, parameters, constants, values, state, row, bits, age):
-    explored = any_action(program, parameters, constants, state, bits)
-    _, best = greedy(program, parameters, constants, values, state, row, explored)
+def _choose_uniform(program, work, state, row, bits, age):
+    explored = any_action(program, work, state, bits)
+    _, best = greedy(program, work, state, row, explored)
     return explored, best
 
 
-def _choose_boltzmann(program, parameters, constants, values, state, row, bits, age):
-    chosen, best = greedy(
-        program,
-        parameters,
-        constants,
-        values,
-        state,
-        row,
-        any_action(program, parameters, constants, state, bits),
-    )
-    left = unit(bits) * partition_sum(program, parameters, constants, values, state, row, best)
-    for action in range(constants.num_actions):
-        if allowed(program, parameters, state, action):
+def _choose_boltzmann(program, work, state, row, bits, age):
+    explored = any_action(program, work, state, bits)
+    chosen, best = greedy(program, work, state, row, explored)
+    left = unit(bits) * partition_sum(program, work, state, row, best)
+    for action in range(work.constants.num_actions):
+        if allowed(program, work, state, action):
             chosen = np.int64(action)
-            left -= np.exp((value(program, values, row, action) - best) / constants.temperature)
+            left -= np.exp((value(program, work, row, action) - best) / work.constants.temperature)
             if left < 0:
                 break
     return chosen, best
@@ -150,36 +144,36 @@ _CHOOSE = {
 
 
 @part
-def partition_sum(program, parameters, constants, values, state, row, best):
+def partition_sum(program, work, state, row, best):
     """Sum of exp((Q - best) / temperature) over the state's actions."""
     total = 0.0
-    for action in range(constants.num_actions):
-        if allowed(program, parameters, state, action):
-            total += np.exp((value(program, values, row, action) - best) / constants.temperature)
+    for action in range(work.constants.num_actions):
+        if allowed(program, work, state, action):
+            total += np.exp((value(program, work, row, action) - best) / work.constants.temperature)
     return total
 
 
 @dispatched(lambda program: _EXPECTED[program.exploration])
-def expected(program, parameters, constants, values, state, row, best, age):
+def expected(program, work, state, row, best, age):
     """The value of a state under the behaviour policy: sum of pi(a|s) Q(s, a)."""
     raise NotImplementedError
 
 
-def _expected_epsilon_greedy(program, parameters, constants, values, state, row, best, age):
-    epsilon = exploration_rate(constants, age)
-    return (1 - epsilon) * best + epsilon * _mean(program, parameters, constants, values, state, row)
+def _expected_epsilon_greedy(program, work, state, row, best, age):
+    epsilon = exploration_rate(work, age)
+    return (1 - epsilon) * best + epsilon * _mean(program, work, state, row)
 
 
-def _expected_uniform(program, parameters, constants, values, state, row, best, age):
-    return _mean(program, parameters, constants, values, state, row)
+def _expected_uniform(program, work, state, row, best, age):
+    return _mean(program, work, state, row)
 
 
-def _expected_boltzmann(program, parameters, constants, values, state, row, best, age):
+def _expected_boltzmann(program, work, state, row, best, age):
     total, weighted = 0.0, 0.0
-    for action in range(constants.num_actions):
-        if allowed(program, parameters, state, action):
-            q = value(program, values, row, action)
-            weight = np.exp((q - best) / constants.temperature)
+    for action in range(work.constants.num_actions):
+        if allowed(program, work, state, action):
+            q = value(program, work, row, action)
+            weight = np.exp((q - best) / work.constants.temperature)
             total += weight
             weighted += weight * q
     return weighted / total
@@ -193,10 +187,10 @@ _EXPECTED = {
 
 
 @part
-def _mean(program, parameters, constants, values, state, row):
+def _mean(program, work, state, row):
     total, count = 0.0, 0
-    for action in range(constants.num_actions):
-        if allowed(program, parameters, state, action):
-            total += value(program, values, row, action)
+    for action in range(work.constants.num_actions):
+        if allowed(program, work, state, action):
+            total += value(program, work, row, action)
             count += 1
     return total / count

@@ -21,7 +21,7 @@ class TabularConfig:
     learning_rate: float = 0.1
     """Step size of the updates; the factor of the schedules other than constant."""
     learning_rate_schedule: RateSchedule = "constant"
-    """constant; visits: 1 / N^omega; rescaled-linear: 1 / (1 + (1 - discount) (N - 1)); N counts updates of the pair."""
+    """constant; visits: 1 / N^omega; rescaled-linear: 1 / (1 + (1 - discount) (N - 1)), for N updates of the pair."""
     learning_rate_exponent: float = 0.8
     """omega of the schedule visits, above 0.5 and at most 1."""
     exploration: Exploration = "epsilon-greedy"

@@ -1,6 +1,6 @@
 """The arrays and numbers that the learning kernel works on, as it is given them."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,9 +104,36 @@ class Totals(NamedTuple):
     returns: NDArray[np.float64]
     """[sum of the returns of ended episodes]."""
     fault: NDArray[np.int64]
-    """[walker, state, action, next state] of a step that no world may make."""
+    """[walker, state, action, next state, 1 if by a reset] of a step that no world may make."""
     fault_reward: NDArray[np.float64]
     """[its reward]."""
+
+
+class Lanes(NamedTuple):
+    """Room for the walkers that are stepped in turn; every array is (num_lanes,)."""
+
+    walker: NDArray[np.int64]
+    next_state: NDArray[np.int64]
+    reward: NDArray[np.float64]
+    terminated: NDArray[np.bool_]
+
+
+class Work(NamedTuple):
+    """All that the kernel works on."""
+
+    parameters: tuple[Any, ...]
+    """The world's."""
+    constants: Constants
+    table: Table
+    walkers: Walkers
+    history: History
+    shard: Shard
+    residents: NDArray[np.int64]
+    """Walkers that are here, in the order of their numbers."""
+    cursor: NDArray[np.int64]
+    """Where in the sequence of steps the last call stopped: [first of the lanes' walkers, step of the turn, lane]."""
+    lanes: Lanes
+    totals: Totals
 
 
 STEPS, EPISODES, EPISODE_STEPS, PARKED = range(4)

@@ -13,25 +13,27 @@ from qfleet.tabular.program import Program, dispatched
 
 
 @dispatched(lambda program: _RATES[program.rate])
-def learning_rate(program, constants, visits, table, row, action):
+def learning_rate(program, work, table, row, action):
     """eta of the next update of a pair; counts the visit where the schedule needs it."""
     raise NotImplementedError
 
 
-def _rate_constant(program, constants, visits, table, row, action):
-    return constants.learning_rate
+def _rate_constant(program, work, table, row, action):
+    return work.constants.learning_rate
 
 
-def _rate_visits(program, constants, visits, table, row, action):
-    visits[table, row, action] += 1
-    return constants.learning_rate * visits[table, row, action] ** -constants.rate_exponent
+def _rate_visits(program, work, table, row, action):
+    work.table.visits[table, row, action] += 1
+    return (
+        work.constants.learning_rate * work.table.visits[table, row, action] ** -work.constants.rate_exponent
+    )
 
 
-def _rate_rescaled_linear(program, constants, visits, table, row, action):
+def _rate_rescaled_linear(program, work, table, row, action):
     """Li et al. 2021 (arXiv 2102.06548), eq. 7b without the logarithms: 1 / (1 + (1 - discount) (N - 1))."""
-    visits[table, row, action] += 1
-    seen = np.float64(visits[table, row, action] - 1)
-    return constants.learning_rate / (1 + (1 - constants.discount) * seen)
+    work.table.visits[table, row, action] += 1
+    seen = np.float64(work.table.visits[table, row, action] - 1)
+    return work.constants.learning_rate / (1 + (1 - work.constants.discount) * seen)
 
 
 _RATES = {
@@ -42,7 +44,7 @@ _RATES = {
 
 
 @dispatched(lambda program: _weigh_of(program))
-def weigh(program, constants, log_weights, table, row, action, rate):
+def weigh(program, work, table, row, action, rate):
     """Adds what one update contributes to the merge's weight (Woo et al. 2023, arXiv 2305.10697)."""
     raise NotImplementedError
 
@@ -53,57 +55,57 @@ def _weigh_of(program: Program) -> Any:
     return _weigh_constant if program.rate == "constant" and program.rule != "watkins-q-lambda" else _weigh
 
 
-def _weigh(program, constants, log_weights, table, row, action, rate):
-    log_weights[table, row, action] -= np.log1p(-rate)
+def _weigh(program, work, table, row, action, rate):
+    work.table.log_weights[table, row, action] -= np.log1p(-rate)
 
 
-def _weigh_constant(program, constants, log_weights, table, row, action, rate):
-    log_weights[table, row, action] += constants.log_weight
+def _weigh_constant(program, work, table, row, action, rate):
+    work.table.log_weights[table, row, action] += work.constants.log_weight
 
 
-def _weigh_not(program, constants, log_weights, table, row, action, rate): ...
+def _weigh_not(program, work, table, row, action, rate): ...
 
 
 @part
-def move(program, constants, table, index, row, action, target, share):
+def move(program, work, table, row, action, target, share):
     """Moves one value towards its target by share * eta."""
-    rate = learning_rate(program, constants, table.visits, index, row, action) * share
-    old = table.values[index, row, action]
-    table.values[index, row, action] = old + rate * (target - old)
-    weigh(program, constants, table.log_weights, index, row, action, rate)
+    rate = learning_rate(program, work, table, row, action) * share
+    old = work.table.values[table, row, action]
+    work.table.values[table, row, action] = old + rate * (target - old)
+    weigh(program, work, table, row, action, rate)
 
 
 @dispatched(lambda program: _BOOTSTRAPS[program.rule])
-def bootstrap(program, parameters, constants, values, state, row, action, best, coin, age):
+def bootstrap(program, work, state, row, action, best, coin, age):
     """What the value of a state counts as, given the action chosen in it and the greedy value there."""
     raise NotImplementedError
 
 
-def _bootstrap_best(program, parameters, constants, values, state, row, action, best, coin, age):
+def _bootstrap_best(program, work, state, row, action, best, coin, age):
     return np.float64(best)
 
 
-def _bootstrap_chosen(program, parameters, constants, values, state, row, action, best, coin, age):
-    return np.float64(values[0, row, action])
+def _bootstrap_chosen(program, work, state, row, action, best, coin, age):
+    return np.float64(work.table.values[0, row, action])
 
 
-def _bootstrap_expected(program, parameters, constants, values, state, row, action, best, coin, age):
-    return np.float64(expected(program, parameters, constants, values, state, row, best, age))
+def _bootstrap_expected(program, work, state, row, action, best, coin, age):
+    return np.float64(expected(program, work, state, row, best, age))
 
 
-def _bootstrap_double(program, parameters, constants, values, state, row, action, best, coin, age):
+def _bootstrap_double(program, work, state, row, action, best, coin, age):
     """van Hasselt 2010: the table that is updated chooses, the other one evaluates."""
-    chosen, _ = greedy_of_table(program, parameters, constants, values, coin, state, row, action)
-    return np.float64(values[1 - coin, row, chosen])
+    chosen, _ = greedy_of_table(program, work, coin, state, row, action)
+    return np.float64(work.table.values[1 - coin, row, chosen])
 
 
 @part
-def greedy_of_table(program, parameters, constants, values, table, state, row, incumbent):
+def greedy_of_table(program, work, table, state, row, incumbent):
     """The best action of one of two tables, and its value there."""
-    chosen, best = incumbent, values[table, row, incumbent]
-    for action in range(constants.num_actions):
-        candidate = values[table, row, action]
-        if candidate > best and allowed(program, parameters, state, action):
+    chosen, best = incumbent, work.table.values[table, row, incumbent]
+    for action in range(work.constants.num_actions):
+        candidate = work.table.values[table, row, action]
+        if candidate > best and allowed(program, work, state, action):
             chosen, best = np.int64(action), candidate
     return chosen, best
 
@@ -119,9 +121,7 @@ _BOOTSTRAPS: dict[str, Any] = {
 
 
 @dispatched(lambda program: _LEARNERS[program.rule])
-def learn(
-    program, parameters, constants, table, history, walker, row, action, reward, bootstrapped, continues, coin
-):
+def learn(program, work, walker, row, action, reward, bootstrapped, continues, coin):
     """Learns from one step; `bootstrapped` is 0 where the episode terminated.
 
     `continues` is true where the walker's next step follows on this one and its action is a greedy one: returns
@@ -130,56 +130,48 @@ def learn(
     raise NotImplementedError
 
 
-def _learn_one_step(
-    program, parameters, constants, table, history, walker, row, action, reward, bootstrapped, continues, coin
-):
-    move(program, constants, table, 0, row, action, reward + constants.discount * bootstrapped, 1.0)
+def _learn_one_step(program, work, walker, row, action, reward, bootstrapped, continues, coin):
+    move(program, work, 0, row, action, reward + work.constants.discount * bootstrapped, 1.0)
 
 
-def _learn_double(
-    program, parameters, constants, table, history, walker, row, action, reward, bootstrapped, continues, coin
-):
-    move(program, constants, table, coin, row, action, reward + constants.discount * bootstrapped, 1.0)
+def _learn_double(program, work, walker, row, action, reward, bootstrapped, continues, coin):
+    move(program, work, coin, row, action, reward + work.constants.discount * bootstrapped, 1.0)
 
 
-def _learn_tree_backup(
-    program, parameters, constants, table, history, walker, row, action, reward, bootstrapped, continues, coin
-):
+def _learn_tree_backup(program, work, walker, row, action, reward, bootstrapped, continues, coin):
     """n-step tree backup towards the greedy policy (Precup et al. 2000; Sutton and Barto 2018, section 7.5).
 
     For a greedy target policy the tree is a chain: the return runs through greedy actions and ends, with the
     best value, before the first that is not.
     """
-    length = _remember(history, walker, row, action, reward)
-    if continues and length < constants.history_length:
+    length = _remember(work, walker, row, action, reward)
+    if continues and length < work.constants.history_length:
         return
     target = bootstrapped
     for i in range(length - 1, -1, -1):
-        target = history.reward[walker, i] + constants.discount * target
+        target = work.history.reward[walker, i] + work.constants.discount * target
         if i == 0 or not continues:
-            move(program, constants, table, 0, history.row[walker, i], history.action[walker, i], target, 1.0)
-    _forget(history, walker, 1 if continues else length)
+            move(program, work, 0, work.history.row[walker, i], work.history.action[walker, i], target, 1.0)
+    _forget(work, walker, 1 if continues else length)
 
 
-def _learn_watkins(
-    program, parameters, constants, table, history, walker, row, action, reward, bootstrapped, continues, coin
-):
+def _learn_watkins(program, work, walker, row, action, reward, bootstrapped, continues, coin):
     """Watkins' Q(lambda) with accumulating traces, cut at actions that are not greedy (Watkins 1989).
 
     A trace ends where it has decayed to nothing: the kept pairs are `history_length`, the newest with trace 1.
     """
-    if history.length[walker] == constants.history_length:
-        _forget(history, walker, 1)
-    length = _remember(history, walker, row, action, reward)
-    error = reward + constants.discount * bootstrapped - table.values[0, row, action]
-    rate, trace = learning_rate(program, constants, table.visits, 0, row, action), 1.0
+    if work.history.length[walker] == work.constants.history_length:
+        _forget(work, walker, 1)
+    length = _remember(work, walker, row, action, reward)
+    error = reward + work.constants.discount * bootstrapped - work.table.values[0, row, action]
+    rate, trace = learning_rate(program, work, 0, row, action), 1.0
     for i in range(length - 1, -1, -1):
-        past_row, past_action = history.row[walker, i], history.action[walker, i]
-        table.values[0, past_row, past_action] += rate * trace * error
-        weigh(program, constants, table.log_weights, 0, past_row, past_action, rate * trace)
-        trace *= constants.discount * constants.trace_decay
+        past_row, past_action = work.history.row[walker, i], work.history.action[walker, i]
+        work.table.values[0, past_row, past_action] += rate * trace * error
+        weigh(program, work, 0, past_row, past_action, rate * trace)
+        trace *= work.constants.discount * work.constants.trace_decay
     if not continues:
-        _forget(history, walker, length)
+        _forget(work, walker, length)
 
 
 _LEARNERS: dict[str, Any] = {
@@ -193,22 +185,22 @@ _LEARNERS: dict[str, Any] = {
 
 
 @part
-def _remember(history, walker, row, action, reward):
+def _remember(work, walker, row, action, reward):
     """Adds a step to a walker's history, and says how long it is now."""
-    length = history.length[walker]
-    history.row[walker, length] = row
-    history.action[walker, length] = action
-    history.reward[walker, length] = reward
-    history.length[walker] = length + 1
+    length = work.history.length[walker]
+    work.history.row[walker, length] = row
+    work.history.action[walker, length] = action
+    work.history.reward[walker, length] = reward
+    work.history.length[walker] = length + 1
     return length + 1
 
 
 @part
-def _forget(history, walker, count):
-    """Takes the oldest steps off a walker's history."""
-    length = history.length[walker] - count
+def _forget(work, walker, count):
+    """Takes the oldest steps off a walker's work.history."""
+    length = work.history.length[walker] - count
     for i in range(length):
-        history.row[walker, i] = history.row[walker, i + count]
-        history.action[walker, i] = history.action[walker, i + count]
-        history.reward[walker, i] = history.reward[walker, i + count]
-    history.length[walker] = length
+        work.history.row[walker, i] = work.history.row[walker, i + count]
+        work.history.action[walker, i] = work.history.action[walker, i + count]
+        work.history.reward[walker, i] = work.history.reward[walker, i + count]
+    work.history.length[walker] = length

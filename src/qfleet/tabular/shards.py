@@ -9,37 +9,37 @@ FREE = -1
 
 
 @dispatched(lambda program: _row_of_shard if program.sharded else _row_of_whole)
-def row_of(program, shard, state):
+def row_of(program, work, state):
     """The row of a state, outside [0, num_rows) if another worker owns it."""
     raise NotImplementedError
 
 
-def _row_of_whole(program, shard, state):
+def _row_of_whole(program, work, state):
     return state
 
 
-def _row_of_shard(program, shard, state):
-    return position_of(shard, state) - shard.first
+def _row_of_shard(program, work, state):
+    return position_of(work, state) - work.shard.first
 
 
 @part
-def position_of(shard, state):
+def position_of(work, state):
     """Where a state stands in the order that is cut into shards."""
-    return np.int64(shard.positions[state]) if shard.positions.size else state
+    return np.int64(work.shard.positions[state]) if work.shard.positions.size else state
 
 
 @dispatched(lambda program: _owns_shard if program.sharded else _owns_whole)
-def owns(program, shard, row):
+def owns(program, work, row):
     """Whether a row is one of this table's."""
     raise NotImplementedError
 
 
-def _owns_whole(program, shard, row):
+def _owns_whole(program, work, row):
     return True
 
 
-def _owns_shard(program, shard, row):
-    return 0 <= row < shard.num_rows
+def _owns_shard(program, work, row):
+    return 0 <= row < work.shard.num_rows
 
 
 @part
@@ -55,25 +55,25 @@ def halo_slot(keys, state):
 
 
 @part
-def halo_value(shard, constants, state, which):
+def halo_value(work, state, which):
     """What the owner last said of a state; a state met for the first time is entered, with the initial value."""
-    slot = halo_slot(shard.halo_keys, state)
+    slot = halo_slot(work.shard.halo_keys, state)
     if slot < 0:
-        return constants.initial_value
-    if shard.halo_keys[slot] == FREE:
-        shard.halo_keys[slot] = state
-        shard.halo_values[slot, :] = constants.initial_value
-    return shard.halo_values[slot, which]
+        return work.constants.initial_value
+    if work.shard.halo_keys[slot] == FREE:
+        work.shard.halo_keys[slot] = state
+        work.shard.halo_values[slot, :] = work.constants.initial_value
+    return work.shard.halo_values[slot, which]
 
 
 @dispatched(lambda program: _note_shard if program.sharded else _note_whole)
-def note_load(program, shard, row):
+def note_load(program, work, row):
     """Counts a visit of the row's block."""
     raise NotImplementedError
 
 
-def _note_whole(program, shard, row): ...
+def _note_whole(program, work, row): ...
 
 
-def _note_shard(program, shard, row):
-    shard.load[(row + shard.first) >> shard.load_shift] += 1
+def _note_shard(program, work, row):
+    work.shard.load[(row + work.shard.first) >> work.shard.load_shift] += 1

@@ -5,6 +5,8 @@ makes a number of single steps and stops anywhere; the next goes on exactly ther
 into calls does not change its result.
 """
 
+from typing import Any
+
 import numpy as np
 from numba.core import cgutils, types
 from numba.extending import intrinsic
@@ -32,7 +34,7 @@ def step(program, parameters, state, action, random):
     raise NotImplementedError
 
 
-def _step_of(program: Program):
+def _step_of(program: Program) -> Any:
     function = FUNCTIONS[program.world][0]
     return lambda program, parameters, state, action, random: function(parameters, state, action, random)
 
@@ -43,7 +45,7 @@ def reset(program, parameters, random):
     raise NotImplementedError
 
 
-def _reset_of(program: Program):
+def _reset_of(program: Program) -> Any:
     function = FUNCTIONS[program.world][1]
     return lambda program, parameters, random: function(parameters, random)
 
@@ -70,227 +72,180 @@ def _prefetch(typing_context, array, index):
 
 
 @borrowing_kernel
-def walk(
-    program,
-    parameters,
-    constants,
-    table,
-    walkers,
-    history,
-    shard,
-    residents,
-    num_residents,
-    cursor,
-    budget,
-    totals,
-    scratch,
-):
-    """Makes `budget` steps in all with the walkers named in residents[:num_residents]; fewer if all have parked.
+def walk(program, work, budget):
+    """Makes `budget` steps in all with the resident walkers; fewer if all have parked.
 
-    `scratch`: room for the lanes, as `make_scratch` makes it.
-    `cursor` (3,): where in the sequence the last call stopped: first of the lanes' walkers, step of the turn, lane.
-    Returns 0, or 1 if a step left the world's states or had no finite reward: then `totals` says which.
+    Returns 0, or 1 if a step left the world's states or had no finite reward: then work.totals.fault says which.
     """
-    lanes, next_state, rewards, terminated = scratch
+    residents, cursor, lanes = work.residents, work.cursor, work.lanes
     made, parked = 0, 0
-    while made < budget and parked < num_residents:
-        if cursor[0] >= num_residents:
+    while made < budget and parked < residents.size:
+        if cursor[0] >= residents.size:
             cursor[:] = 0
-        num_lanes = _take_lanes(residents, num_residents, walkers, cursor[0], lanes)
+        num_lanes = _take_lanes(work, cursor[0])
         if cursor[2] >= num_lanes:
             cursor[2] = 0
         while cursor[1] < TURN_STEPS and num_lanes > 0 and made < budget:
             first, last = cursor[2], min(num_lanes, cursor[2] + budget - made)
-            fault = _sweep(
-                program, parameters, constants, table, walkers, history, shard,
-                lanes, first, last, next_state, rewards, terminated, totals,
-            )  # fmt: skip
-            if fault:
+            if _sweep(program, work, first, last):
                 return 1
             made += last - first
             cursor[2] = 0 if last == num_lanes else last
             if cursor[2] == 0:
                 cursor[1] += 1
-                num_lanes, num_parked = _drop_parked(program, walkers, lanes, num_lanes)
+                num_lanes, num_parked = _drop_parked(program, work, num_lanes)
                 parked += num_parked
         if cursor[1] == TURN_STEPS or num_lanes == 0:
-            cursor[0] += NUM_LANES
+            cursor[0] += lanes.walker.size
             cursor[1] = cursor[2] = 0
-    totals.counts[STEPS] += made
-    totals.counts[PARKED] += parked
+    work.totals.counts[STEPS] += made
+    work.totals.counts[PARKED] += parked
     return 0
 
 
 @part
-def _take_lanes(residents, num_residents, walkers, first, lanes):
-    """The walkers whose turn it is, without those that have parked."""
+def _take_lanes(work, first):
+    """Fills the lanes with the walkers whose turn it is, without those that have parked."""
     num_lanes = 0
-    for i in range(first, min(first + NUM_LANES, num_residents)):
-        if walkers.action[residents[i]] != NO_ACTION:
-            lanes[num_lanes] = residents[i]
+    for i in range(first, min(first + work.lanes.walker.size, work.residents.size)):
+        walker = work.residents[i]
+        if work.walkers.action[walker] != NO_ACTION:
+            work.lanes.walker[num_lanes] = walker
             num_lanes += 1
     return num_lanes
 
 
 @dispatched(lambda program: _drop_parked_sharded if program.sharded else _drop_none)
-def _drop_parked(program, walkers, lanes, num_lanes):
+def _drop_parked(program, work, num_lanes):
     """Takes the walkers that have crossed a border out of the lanes: how many are left, how many went."""
     raise NotImplementedError
 
 
-def _drop_none(program, walkers, lanes, num_lanes):
+def _drop_none(program, work, num_lanes):
     return num_lanes, 0
 
 
-def _drop_parked_sharded(program, walkers, lanes, num_lanes):
+def _drop_parked_sharded(program, work, num_lanes):
     left = 0
     for lane in range(num_lanes):
-        if walkers.action[lanes[lane]] != NO_ACTION:
-            lanes[left] = lanes[lane]
+        walker = work.lanes.walker[lane]
+        if work.walkers.action[walker] != NO_ACTION:
+            work.lanes.walker[left] = walker
             left += 1
     return left, num_lanes - left
 
 
 @dispatched(lambda program: _sweep_ahead if program.prefetched else _sweep_near)
-def _sweep(
-    program, parameters, constants, table, walkers, history, shard,
-    lanes, first, last, next_state, rewards, terminated, totals,
-):  # fmt: skip
-    """One step of every walker in lanes[first:last]; 1 if one of them was impossible."""
+def _sweep(program, work, first, last):
+    """One step of every walker in lanes first to last - 1; 1 if one of them was impossible."""
     raise NotImplementedError
 
 
-def _sweep_near(
-    program, parameters, constants, table, walkers, history, shard,
-    lanes, first, last, next_state, rewards, terminated, totals,
-):  # fmt: skip
+def _sweep_near(program, work, first, last):
     for lane in range(first, last):
-        walker = lanes[lane]
-        walkers.random[walker] += _GOLDEN
-        random = unit(mix(walkers.random[walker]))
-        state, reward, ended = step(
-            program, parameters, walkers.state[walker], walkers.action[walker], random
-        )
-        if not (0 <= state < constants.num_states and np.isfinite(reward)):
-            return _note_fault(walkers, totals, walker, state, reward)
-        _finish(
-            program,
-            parameters,
-            constants,
-            table,
-            walkers,
-            history,
-            shard,
-            walker,
-            state,
-            reward,
-            ended,
-            totals,
-        )
+        walker = work.lanes.walker[lane]
+        state, reward, terminated = _step(program, work, walker)
+        if not (0 <= state < work.constants.num_states and np.isfinite(reward)):
+            return _note_fault(work, walker, state, reward, 0)
+        if _finish(program, work, walker, state, reward, terminated):
+            return 1
     return 0
 
 
-def _sweep_ahead(
-    program, parameters, constants, table, walkers, history, shard,
-    lanes, first, last, next_state, rewards, terminated, totals,
-):  # fmt: skip
+def _sweep_ahead(program, work, first, last):
     """The same in two passes, so that the rows which the second needs are on their way from memory by then."""
+    lanes = work.lanes
     for lane in range(first, last):
-        walker = lanes[lane]
-        walkers.random[walker] += _GOLDEN
-        random = unit(mix(walkers.random[walker]))
-        state, reward, ended = step(
-            program, parameters, walkers.state[walker], walkers.action[walker], random
-        )
-        if not (0 <= state < constants.num_states and np.isfinite(reward)):
-            return _note_fault(walkers, totals, walker, state, reward)
-        next_state[lane], rewards[lane], terminated[lane] = state, reward, ended
-        _prefetch(table.values, row_of(program, shard, state) * constants.num_actions)
+        walker = lanes.walker[lane]
+        state, reward, terminated = _step(program, work, walker)
+        if not (0 <= state < work.constants.num_states and np.isfinite(reward)):
+            return _note_fault(work, walker, state, reward, 0)
+        lanes.next_state[lane], lanes.reward[lane], lanes.terminated[lane] = state, reward, terminated
+        _prefetch(work.table.values, row_of(program, work, state) * work.constants.num_actions)
     for lane in range(first, last):
-        _finish(
-            program, parameters, constants, table, walkers, history, shard,
-            lanes[lane], next_state[lane], rewards[lane], terminated[lane], totals,
-        )  # fmt: skip
+        walker = lanes.walker[lane]
+        if _finish(program, work, walker, lanes.next_state[lane], lanes.reward[lane], lanes.terminated[lane]):
+            return 1
     return 0
 
 
 @part
-def _note_fault(walkers, totals, walker, next_state, reward):
-    totals.fault[0], totals.fault[1] = walker, walkers.state[walker]
-    totals.fault[2], totals.fault[3] = walkers.action[walker], next_state
-    totals.fault_reward[0] = reward
+def draw(work, walker):
+    """A walker's next 64 random bits."""
+    work.walkers.random[walker] += _GOLDEN
+    return mix(work.walkers.random[walker])
+
+
+@part
+def _step(program, work, walker):
+    random = unit(draw(work, walker))
+    walkers = work.walkers
+    return step(program, work.parameters, walkers.state[walker], walkers.action[walker], random)
+
+
+@part
+def _note_fault(work, walker, next_state, reward, by_reset):
+    fault = work.totals.fault
+    fault[0], fault[1] = walker, work.walkers.state[walker]
+    fault[2], fault[3], fault[4] = work.walkers.action[walker], next_state, by_reset
+    work.totals.fault_reward[0] = reward
     return 1
 
 
 @part
-def _finish(
-    program,
-    parameters,
-    constants,
-    table,
-    walkers,
-    history,
-    shard,
-    walker,
-    next_state,
-    reward,
-    terminated,
-    totals,
-):
+def _finish(program, work, walker, next_state, reward, terminated):
     """Learns from a step that was made, and chooses the walker's next action, or begins its next episode."""
+    walkers = work.walkers
     state, action, age = walkers.state[walker], walkers.action[walker], walkers.age[walker]
-    row, next_row = row_of(program, shard, state), row_of(program, shard, next_state)
-    walkers.random[walker] += _GOLDEN
-    bits = mix(walkers.random[walker])
+    row, next_row = row_of(program, work, state), row_of(program, work, next_state)
+    bits = draw(work, walker)
     coin = np.int64(bits & np.uint64(1))
-    truncated = age + 1 - walkers.born[walker] >= constants.max_episode_steps
-    at_home = owns(program, shard, next_row)
-    next_action, bootstrapped, is_greedy = np.int64(NO_ACTION), 0.0, False
-    if at_home:
-        next_action, best = choose(
-            program, parameters, constants, table.values, next_state, next_row, bits, age
-        )
-        is_greedy = value(program, table.values, next_row, next_action) == best
-        worth = bootstrap(
-            program, parameters, constants, table.values, next_state, next_row, next_action, best, coin, age
-        )
+    ends = terminated or age + 1 - walkers.born[walker] >= work.constants.max_episode_steps
+    next_action, bootstrapped, continues = np.int64(NO_ACTION), 0.0, False
+    is_here = owns(program, work, next_row)
+    if is_here:
+        next_action, best = choose(program, work, next_state, next_row, bits, age)
+        continues = not ends and value(program, work, next_row, next_action) == best
+        worth = bootstrap(program, work, next_state, next_row, next_action, best, coin, age)
         bootstrapped = 0.0 if terminated else worth
     elif not terminated:
-        bootstrapped = halo_value(shard, constants, next_state, coin)
-    if at_home or terminated or not waits(program):
-        continues = is_greedy and at_home and not terminated and not truncated
-        learn(
-            program, parameters, constants, table, history, walker, row, action, reward, bootstrapped,
-            continues, coin,
-        )  # fmt: skip
+        bootstrapped = halo_value(work, next_state, coin)
+    if is_here or terminated or not waits(program):
+        learn(program, work, walker, row, action, reward, bootstrapped, continues, coin)
     else:
         walkers.origin[walker], walkers.origin_action[walker] = row, action
         walkers.origin_reward[walker] = reward
-    note_load(program, shard, row)
+    note_load(program, work, row)
     walkers.age[walker] = age + 1
     walkers.episode_return[walker] += reward
-    if terminated or truncated:
-        _end_episode(walkers, walker, totals)
-        walkers.random[walker] += _GOLDEN
-        next_state = np.int64(reset(program, parameters, unit(mix(walkers.random[walker]))))
-        next_row = row_of(program, shard, next_state)
-        next_action = np.int64(NO_ACTION)
-        if owns(program, shard, next_row):
-            walkers.random[walker] += _GOLDEN
-            next_action, _ = choose(
-                program, parameters, constants, table.values, next_state, next_row,
-                mix(walkers.random[walker]), age + 1,
-            )  # fmt: skip
+    if ends:
+        _end_episode(work, walker)
+        return _start_episode(program, work, walker)
     walkers.state[walker], walkers.action[walker] = next_state, next_action
+    return 0
 
 
 @part
-def _end_episode(walkers, walker, totals):
+def _end_episode(work, walker):
+    walkers, totals = work.walkers, work.totals
     totals.counts[EPISODES] += 1
     totals.counts[EPISODE_STEPS] += walkers.age[walker] - walkers.born[walker]
     totals.returns[0] += walkers.episode_return[walker]
     walkers.born[walker] = walkers.age[walker]
     walkers.episode_return[walker] = 0.0
+
+
+@part
+def _start_episode(program, work, walker):
+    """Resets a walker; where its first state is another worker's, the action is left to that one."""
+    state = np.int64(reset(program, work.parameters, unit(draw(work, walker))))
+    if not 0 <= state < work.constants.num_states:
+        return _note_fault(work, walker, state, 0.0, 1)
+    row, action = row_of(program, work, state), np.int64(NO_ACTION)
+    if owns(program, work, row):
+        action, _ = choose(program, work, state, row, draw(work, walker), work.walkers.age[walker])
+    work.walkers.state[walker], work.walkers.action[walker] = state, action
+    return 0
 
 
 @dispatched(lambda program: _waits if program.rule == "sarsa" and program.sharded else _waits_not)
@@ -308,17 +263,22 @@ def _waits_not(program):
 
 
 @borrowing_kernel
-def admit(program, parameters, constants, table, walkers, shard, residents, num_residents, answers):
-    """Lets walkers that have just begun or arrived choose their action; `answers[i]` is its value (SARSA)."""
-    for i in range(num_residents):
-        walker = residents[i]
-        if walkers.action[walker] != NO_ACTION:
-            continue
-        state = walkers.state[walker]
-        row = row_of(program, shard, state)
-        walkers.random[walker] += _GOLDEN
-        walkers.action[walker], _ = choose(
-            program, parameters, constants, table.values, state, row, mix(walkers.random[walker]),
-            walkers.age[walker],
-        )  # fmt: skip
-        answers[i] = value(program, table.values, row, walkers.action[walker])
+def begin(program, work):
+    """Puts the resident walkers into their first states, which are not checked."""
+    for i in range(work.residents.size):
+        walker = work.residents[i]
+        work.walkers.state[walker] = reset(program, work.parameters, unit(draw(work, walker)))
+
+
+@borrowing_kernel
+def admit(program, work, answers):
+    """Lets walkers that have just begun or arrived choose their action; answers[i] is its value, for SARSA."""
+    for i in range(work.residents.size):
+        walker = work.residents[i]
+        if work.walkers.action[walker] == NO_ACTION:
+            state = work.walkers.state[walker]
+            row = row_of(program, work, state)
+            bits = draw(work, walker)
+            action, _ = choose(program, work, state, row, bits, work.walkers.age[walker])
+            work.walkers.action[walker] = action
+            answers[i] = value(program, work, row, action)

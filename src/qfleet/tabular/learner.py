@@ -1,0 +1,282 @@
+"""One worker's table and walkers, and the kernel that moves both."""
+
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qfleet.errors import NonFiniteError, QfleetError
+from qfleet.kernels import mix
+from qfleet.tabular.config import TabularConfig
+from qfleet.tabular.program import Program, Rule
+from qfleet.tabular.records import (
+    EPISODE_STEPS,
+    EPISODES,
+    NO_ACTION,
+    PARKED,
+    STEPS,
+    Constants,
+    History,
+    Lanes,
+    Shard,
+    Table,
+    Totals,
+    Walkers,
+    Work,
+)
+from qfleet.tabular.walk import NUM_LANES, admit, begin, walk
+from qfleet.worlds.world import World
+
+CACHED_BYTES = 2**20
+"""Tables up to this size stay in a core's own cache, so that asking for memory ahead is only work."""
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_FOREVER = 2**62
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker is to learn, and how: the same for all workers of a run."""
+
+    world: World
+    rule: Rule
+    config: TabularConfig
+    seed: int
+    total_steps: int
+    """Steps of the whole run, which exploration schedules refer to."""
+    num_workers: int = 1
+
+    @property
+    def num_tables(self) -> int:
+        """2 for double Q-learning, else 1."""
+        return 2 if self.rule == "double-q-learning" else 1
+
+    @property
+    def walkers_per_worker(self) -> int:
+        """Episodes that each worker plays at the same time."""
+        return self.config.num_walkers(self.world.num_states)
+
+    @property
+    def num_walkers(self) -> int:
+        """Those of all workers."""
+        return self.walkers_per_worker * self.num_workers
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the whole table: (num_tables, num_states, num_actions)."""
+        return self.num_tables, self.world.num_states, self.world.num_actions
+
+    def constants(self) -> Constants:
+        """The kernel's numbers."""
+        config, world = self.config, self.world
+        span = config.exploration_span(self.total_steps) / self.num_walkers
+        return Constants(
+            num_states=world.num_states,
+            num_actions=world.num_actions,
+            discount=config.discount,
+            learning_rate=config.learning_rate,
+            log_weight=float("inf") if config.learning_rate == 1 else float(-np.log1p(-config.learning_rate)),
+            rate_exponent=config.learning_rate_exponent,
+            exploration_initial=config.exploration_initial,
+            exploration_final=config.exploration_final,
+            exploration_steps=max(span, 1e-9),
+            temperature=config.temperature,
+            max_episode_steps=world.max_episode_steps or _FOREVER,
+            history_length=config.history_length(self.rule),
+            trace_decay=config.trace_decay,
+            initial_value=config.initial_value,
+        )
+
+    def program(self, num_rows: int, *, weighted: bool = False, sharded: bool = False) -> Program:
+        """What the kernel is compiled for."""
+        table_bytes = self.num_tables * num_rows * self.world.num_actions * self.config.dtype.itemsize
+        return Program(
+            world=self.world.key,
+            rule=self.rule,
+            exploration=self.config.exploration,
+            rate=self.config.learning_rate_schedule,
+            masked=self.world.allowed is not None,
+            weighted=weighted,
+            sharded=sharded,
+            prefetched=table_bytes > CACHED_BYTES,
+        )
+
+
+@dataclass(frozen=True)
+class Advance:
+    """What a span of learning came to."""
+
+    steps: int = 0
+    episodes: int = 0
+    episode_steps: int = 0
+    """Of the episodes that ended."""
+    returns: float = 0.0
+    """Sum over the episodes that ended."""
+    parked: int = 0
+    """Walkers that crossed a border."""
+
+    def __add__(self, other: "Advance") -> "Advance":
+        return Advance(
+            self.steps + other.steps,
+            self.episodes + other.episodes,
+            self.episode_steps + other.episode_steps,
+            self.returns + other.returns,
+            self.parked + other.parked,
+        )
+
+
+def whole(num_states: int) -> Shard:
+    """The shard that is the whole table."""
+    return Shard(
+        0,
+        num_states,
+        np.empty(0, np.int32),
+        np.empty(0, np.int64),
+        np.empty((0, 2)),
+        np.empty(0, np.int64),
+        0,
+    )
+
+
+def make_table(task: Task, num_rows: int, *, weighted: bool, values: NDArray[Any] | None = None) -> Table:
+    """A table at its initial values, or around `values` (num_tables, num_rows, num_actions) that exist already."""
+    shape = (task.num_tables, num_rows, task.world.num_actions)
+    if values is None:
+        values = np.full(shape, task.config.initial_value, task.config.dtype)
+    counted = task.config.learning_rate_schedule != "constant"
+    return Table(
+        values,
+        np.zeros(shape if counted else (0, 0, 0), np.uint32),
+        np.zeros(shape if weighted else (0, 0, 0), np.float64),
+    )
+
+
+def make_walkers(task: Task) -> Walkers:
+    """All walkers of the run, before their first state; a worker moves those that reside with it."""
+    count = task.num_walkers
+    seed = mix(np.uint64((task.seed + _GOLDEN) % 2**64))
+    random = np.array([mix(np.uint64((int(seed) + i * _GOLDEN) % 2**64)) for i in range(count)], np.uint64)
+    return Walkers(
+        state=np.full(count, -1),
+        action=np.full(count, NO_ACTION),
+        random=random,
+        age=np.zeros(count, np.int64),
+        born=np.zeros(count, np.int64),
+        episode_return=np.zeros(count),
+        origin=np.full(count, -1),
+        origin_action=np.zeros(count, np.int64),
+        origin_reward=np.zeros(count),
+    )
+
+
+@final
+class TableLearner:
+    """Learns by walking: `advance` makes steps, wherever it is cut into calls."""
+
+    def __init__(
+        self, task: Task, worker: int = 0, *, weighted: bool = False, table: Table | None = None
+    ) -> None:
+        self.task, self._worker = task, worker
+        self.constants, self._parameters = task.constants(), task.world.parameters
+        num_states = task.world.num_states
+        self.table = make_table(task, num_states, weighted=weighted) if table is None else table
+        self.shard = whole(num_states)
+        self.program = task.program(num_states, weighted=weighted)
+        self.walkers = make_walkers(task)
+        length = self.constants.history_length
+        self.history = History(
+            np.zeros(task.num_walkers, np.int64),
+            *(np.zeros((task.num_walkers, length), kind) for kind in (np.int64, np.int64, np.float64)),
+        )
+        own = task.walkers_per_worker
+        self.residents = np.arange(worker * own, (worker + 1) * own)
+        """Walkers that are here, in the order of their numbers."""
+        self._cursor = np.zeros(3, np.int64)
+        self._lanes = Lanes(
+            *(np.empty(NUM_LANES, kind) for kind in (np.int64, np.int64, np.float64, np.bool_))
+        )
+
+    def place(self, shard: Shard, table: Table, *, weighted: bool = False) -> None:
+        """Makes the learner that of some of the states."""
+        self.shard, self.table = shard, table
+        self.program = self.task.program(shard.num_rows, weighted=weighted, sharded=True)
+
+    def work(self, totals: Totals | None = None) -> Work:
+        """What the kernel works on now."""
+        return Work(
+            self.task.world.parameters,
+            self.constants,
+            self.table,
+            self.walkers,
+            self.history,
+            self.shard,
+            self.residents,
+            self._cursor,
+            self._lanes,
+            no_totals() if totals is None else totals,
+        )
+
+    def begin(self) -> None:
+        """Puts the walkers into their first states; raises QfleetError if one is none of the world's."""
+        begin(self.program, self.work())
+        states = self.walkers.state[self.residents]
+        wrong = states[(states < 0) | (states >= self.constants.num_states)]
+        if wrong.size:
+            raise QfleetError(self._bad_reset(int(wrong[0])))
+
+    def admit(self) -> NDArray[np.float64]:
+        """Lets the walkers that have just come choose an action; its value for each of them (for SARSA)."""
+        answers = np.zeros(len(self.residents))
+        admit(self.program, self.work(), answers)
+        return answers
+
+    def advance(self, budget: int) -> Advance:
+        """Makes `budget` steps, or fewer if all walkers have left for other workers.
+
+        Raises NonFiniteError or QfleetError for a step that no world may make.
+        """
+        totals = no_totals()
+        if walk(self.program, self.work(totals), budget):
+            raise self._fault(totals)
+        counts, returns = totals.counts.tolist(), float(totals.returns[0])
+        return Advance(counts[STEPS], counts[EPISODES], counts[EPISODE_STEPS], returns, counts[PARKED])
+
+    def save_state(self) -> dict[str, Any]:
+        """Everything but the table's values, which the topology keeps."""
+        return {
+            "walkers": self.walkers._asdict(),
+            "history": self.history._asdict(),
+            "visits": self.table.visits,
+            "residents": self.residents,
+            "cursor": self._cursor,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """The reverse, into the arrays that are there already."""
+        for record, name in ((self.walkers, "walkers"), (self.history, "history")):
+            for key, array in record._asdict().items():
+                array[...] = state[name][key]
+        self.table.visits[...] = state["visits"]
+        self.residents = state["residents"].copy()
+        self._cursor[...] = state["cursor"]
+
+    def _fault(self, totals: Totals) -> QfleetError:
+        walker, state, action, next_state, by_reset = (int(number) for number in totals.fault)
+        if by_reset:
+            return QfleetError(self._bad_reset(next_state))
+        age = int(self.walkers.age[walker]) + 1
+        where = f"{self.task.world.name}: step {age} of walker {walker}, action {action} in state {state},"
+        if not np.isfinite(totals.fault_reward[0]):
+            return NonFiniteError(f"{where} gave the reward {totals.fault_reward[0]}; rewards must be finite")
+        last = self.constants.num_states - 1
+        return QfleetError(f"{where} led to the state {next_state}; states are 0 to {last}")
+
+    def _bad_reset(self, state: int) -> str:
+        last = self.constants.num_states - 1
+        return f"{self.task.world.name}: reset gave the state {state}; states are 0 to {last}"
+
+
+def no_totals() -> Totals:
+    """Sums at zero."""
+    return Totals(np.zeros(4, np.int64), np.zeros(1), np.zeros(5, np.int64), np.zeros(1))
