@@ -67,6 +67,28 @@ class Task:
         """Of the whole table: (num_tables, num_states, num_actions)."""
         return self.num_tables, self.world.num_states, self.world.num_actions
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the table."""
+        return self.config.dtype
+
+    @property
+    def counts_visits(self) -> bool:
+        """Whether updates are counted for every pair."""
+        return self.config.learning_rate_schedule != "constant"
+
+    def make_table(
+        self, values: NDArray[Any], *, weighted: bool = False, visits: NDArray[np.uint32] | None = None
+    ) -> Table:
+        """A table around values (num_tables, rows, num_actions) that exist."""
+        if visits is None:
+            visits = np.zeros(values.shape if self.counts_visits else (0, 0, 0), np.uint32)
+        return Table(values, visits, np.zeros(values.shape if weighted else (0, 0, 0), np.float64))
+
+    def make_learner(self, worker: int, table: Table, *, weighted: bool = False) -> "TableLearner":
+        """The learner of one worker."""
+        return TableLearner(self, worker, table, weighted=weighted)
+
     def constants(self) -> Constants:
         """The kernel's numbers."""
         config, world = self.config, self.world
@@ -139,19 +161,6 @@ def whole(num_states: int) -> Shard:
     )
 
 
-def make_table(task: Task, num_rows: int, *, weighted: bool, values: NDArray[Any] | None = None) -> Table:
-    """A table at its initial values, or around `values` (num_tables, num_rows, num_actions) that exist already."""
-    shape = (task.num_tables, num_rows, task.world.num_actions)
-    if values is None:
-        values = np.full(shape, task.config.initial_value, task.config.dtype)
-    counted = task.config.learning_rate_schedule != "constant"
-    return Table(
-        values,
-        np.zeros(shape if counted else (0, 0, 0), np.uint32),
-        np.zeros(shape if weighted else (0, 0, 0), np.float64),
-    )
-
-
 def make_walkers(task: Task) -> Walkers:
     """All walkers of the run, before their first state; a worker moves those that reside with it."""
     count = task.num_walkers
@@ -174,13 +183,10 @@ def make_walkers(task: Task) -> Walkers:
 class TableLearner:
     """Learns by walking: `advance` makes steps, wherever it is cut into calls."""
 
-    def __init__(
-        self, task: Task, worker: int = 0, *, weighted: bool = False, table: Table | None = None
-    ) -> None:
-        self.task, self._worker = task, worker
-        self.constants, self._parameters = task.constants(), task.world.parameters
+    def __init__(self, task: Task, worker: int, table: Table, *, weighted: bool = False) -> None:
+        self.task, self.table = task, table
+        self.constants = task.constants()
         num_states = task.world.num_states
-        self.table = make_table(task, num_states, weighted=weighted) if table is None else table
         self.shard = whole(num_states)
         self.program = task.program(num_states, weighted=weighted)
         self.walkers = make_walkers(task)
@@ -197,10 +203,10 @@ class TableLearner:
             *(np.empty(NUM_LANES, kind) for kind in (np.int64, np.int64, np.float64, np.bool_))
         )
 
-    def place(self, shard: Shard, table: Table, *, weighted: bool = False) -> None:
+    def place(self, shard: Shard, table: Table) -> None:
         """Makes the learner that of some of the states."""
         self.shard, self.table = shard, table
-        self.program = self.task.program(shard.num_rows, weighted=weighted, sharded=True)
+        self.program = self.task.program(shard.num_rows, sharded=True)
 
     def work(self, totals: Totals | None = None) -> Work:
         """What the kernel works on now."""
@@ -216,6 +222,11 @@ class TableLearner:
             self._lanes,
             no_totals() if totals is None else totals,
         )
+
+    def start(self) -> None:
+        """Puts the walkers into their first states, and lets them choose their first actions."""
+        self.begin()
+        self.admit()
 
     def begin(self) -> None:
         """Puts the walkers into their first states; raises QfleetError if one is none of the world's."""
@@ -241,6 +252,14 @@ class TableLearner:
             raise self._fault(totals)
         counts, returns = totals.counts.tolist(), float(totals.returns[0])
         return Advance(counts[STEPS], counts[EPISODES], counts[EPISODE_STEPS], returns, counts[PARKED])
+
+    def sample_pairs(self) -> NDArray[np.int64]:
+        """State-action pairs the walkers stand at, as numbers state * num_actions + action."""
+        here = self.residents
+        return self.walkers.state[here] * self.constants.num_actions + self.walkers.action[here]
+
+    def close(self) -> None:
+        """There is nothing to free."""
 
     def save_state(self) -> dict[str, Any]:
         """Everything but the table's values, which the topology keeps."""
