@@ -31,7 +31,7 @@ def below(bits, bound):
 
 
 @dispatched(lambda program: _value_single if program.rule != "double-q-learning" else _value_double)
-def value(program, work, row, action):
+def value(program, work, row, action) -> Any:
     """What the behaviour goes by: the table's value, with two tables twice their mean."""
     raise NotImplementedError
 
@@ -45,7 +45,7 @@ def _value_double(program, work, row, action):
 
 
 @dispatched(lambda program: _allowed_of(program))
-def allowed(program, work, state, action):
+def allowed(program, work, state, action) -> Any:
     """Whether a state has an action."""
     raise NotImplementedError
 
@@ -58,7 +58,7 @@ def _allowed_of(program: Program) -> Any:
 
 
 @dispatched(lambda program: _any_masked if program.masked else _any_unmasked)
-def any_action(program, work, state, bits):
+def any_action(program, work, state, bits) -> Any:
     """One of the state's actions, uniform, from the lower 32 bits."""
     raise NotImplementedError
 
@@ -106,7 +106,7 @@ def greedy(program, work, state, row, incumbent):
 
 
 @dispatched(lambda program: _CHOOSE[program.exploration])
-def choose(program, work, state, row, bits, age):
+def choose(program, work, state, row, bits, age) -> Any:
     """The action to take in a state, and the greedy value there: (int64, float)."""
     raise NotImplementedError
 
@@ -154,7 +154,7 @@ def partition_sum(program, work, state, row, best):
 
 
 @dispatched(lambda program: _EXPECTED[program.exploration])
-def expected(program, work, state, row, best, age):
+def expected(program, work, state, row, best, age) -> Any:
     """The value of a state under the behaviour policy: sum of pi(a|s) Q(s, a)."""
     raise NotImplementedError
 

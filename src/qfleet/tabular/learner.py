@@ -190,17 +190,22 @@ class TableLearner:
         self.shard = whole(num_states)
         self.program = task.program(num_states, weighted=weighted)
         self.walkers = make_walkers(task)
-        length = self.constants.history_length
+        room = (task.num_walkers, self.constants.history_length)
         self.history = History(
             np.zeros(task.num_walkers, np.int64),
-            *(np.zeros((task.num_walkers, length), kind) for kind in (np.int64, np.int64, np.float64)),
+            np.zeros(room, np.int64),
+            np.zeros(room, np.int64),
+            np.zeros(room, np.float64),
         )
         own = task.walkers_per_worker
         self.residents = np.arange(worker * own, (worker + 1) * own)
         """Walkers that are here, in the order of their numbers."""
         self._cursor = np.zeros(3, np.int64)
         self._lanes = Lanes(
-            *(np.empty(NUM_LANES, kind) for kind in (np.int64, np.int64, np.float64, np.bool_))
+            np.empty(NUM_LANES, np.int64),
+            np.empty(NUM_LANES, np.int64),
+            np.empty(NUM_LANES, np.float64),
+            np.empty(NUM_LANES, np.bool_),
         )
 
     def place(self, shard: Shard, table: Table) -> None:

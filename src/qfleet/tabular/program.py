@@ -16,7 +16,7 @@ from qfleet.kernels import PART_OPTIONS
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-_JIT_OPTIONS: dict[str, Any] = {"error_model": "numpy", **PART_OPTIONS}
+_JIT_OPTIONS: Any = {"error_model": "numpy", **PART_OPTIONS}
 
 Rule = Literal[
     "q-learning", "double-q-learning", "sarsa", "expected-sarsa", "tree-backup", "watkins-q-lambda"

@@ -13,7 +13,7 @@ from qfleet.tabular.program import Program, dispatched
 
 
 @dispatched(lambda program: _RATES[program.rate])
-def learning_rate(program, work, table, row, action):
+def learning_rate(program, work, table, row, action) -> Any:
     """eta of the next update of a pair; counts the visit where the schedule needs it."""
     raise NotImplementedError
 
@@ -44,7 +44,7 @@ _RATES = {
 
 
 @dispatched(lambda program: _weigh_of(program))
-def weigh(program, work, table, row, action, rate):
+def weigh(program, work, table, row, action, rate) -> Any:
     """Adds what one update contributes to the merge's weight (Woo et al. 2023, arXiv 2305.10697)."""
     raise NotImplementedError
 
@@ -76,7 +76,7 @@ def move(program, work, table, row, action, target, share):
 
 
 @dispatched(lambda program: _BOOTSTRAPS[program.rule])
-def bootstrap(program, work, state, row, action, best, coin, age):
+def bootstrap(program, work, state, row, action, best, coin, age) -> Any:
     """What the value of a state counts as, given the action chosen in it and the greedy value there."""
     raise NotImplementedError
 
@@ -121,7 +121,7 @@ _BOOTSTRAPS: dict[str, Any] = {
 
 
 @dispatched(lambda program: _LEARNERS[program.rule])
-def learn(program, work, walker, row, action, reward, bootstrapped, continues, coin):
+def learn(program, work, walker, row, action, reward, bootstrapped, continues, coin) -> Any:
     """Learns from one step; `bootstrapped` is 0 where the episode terminated.
 
     `continues` is true where the walker's next step follows on this one and its action is a greedy one: returns

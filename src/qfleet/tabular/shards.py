@@ -1,5 +1,7 @@
 """Which rows a table has, and the halo: what a step into a state of another worker bootstraps with."""
 
+from typing import Any
+
 import numpy as np
 
 from qfleet.kernels import mix, part
@@ -9,7 +11,7 @@ FREE = -1
 
 
 @dispatched(lambda program: _row_of_shard if program.sharded else _row_of_whole)
-def row_of(program, work, state):
+def row_of(program, work, state) -> Any:
     """The row of a state, outside [0, num_rows) if another worker owns it."""
     raise NotImplementedError
 
@@ -29,7 +31,7 @@ def position_of(work, state):
 
 
 @dispatched(lambda program: _owns_shard if program.sharded else _owns_whole)
-def owns(program, work, row):
+def owns(program, work, row) -> Any:
     """Whether a row is one of this table's."""
     raise NotImplementedError
 
@@ -67,7 +69,7 @@ def halo_value(work, state, which):
 
 
 @dispatched(lambda program: _note_shard if program.sharded else _note_whole)
-def note_load(program, work, row):
+def note_load(program, work, row) -> Any:
     """Counts a visit of the row's block."""
     raise NotImplementedError
 

@@ -29,7 +29,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dispatched(lambda program: _step_of(program))
-def step(program, parameters, state, action, random):
+def step(program, parameters, state, action, random) -> Any:
     """The world's step."""
     raise NotImplementedError
 
@@ -40,7 +40,7 @@ def _step_of(program: Program) -> Any:
 
 
 @dispatched(lambda program: _reset_of(program))
-def reset(program, parameters, random):
+def reset(program, parameters, random) -> Any:
     """The world's reset."""
     raise NotImplementedError
 
@@ -116,7 +116,7 @@ def _take_lanes(work, first):
 
 
 @dispatched(lambda program: _drop_parked_sharded if program.sharded else _drop_none)
-def _drop_parked(program, work, num_lanes):
+def _drop_parked(program, work, num_lanes) -> Any:
     """Takes the walkers that have crossed a border out of the lanes: how many are left, how many went."""
     raise NotImplementedError
 
@@ -136,7 +136,7 @@ def _drop_parked_sharded(program, work, num_lanes):
 
 
 @dispatched(lambda program: _sweep_ahead if program.prefetched else _sweep_near)
-def _sweep(program, work, first, last):
+def _sweep(program, work, first, last) -> Any:
     """One step of every walker in lanes first to last - 1; 1 if one of them was impossible."""
     raise NotImplementedError
 
@@ -161,7 +161,8 @@ def _sweep_ahead(program, work, first, last):
         if not (0 <= state < work.constants.num_states and np.isfinite(reward)):
             return _note_fault(work, walker, state, reward, 0)
         lanes.next_state[lane], lanes.reward[lane], lanes.terminated[lane] = state, reward, terminated
-        _prefetch(work.table.values, row_of(program, work, state) * work.constants.num_actions)
+        row = row_of(program, work, state)
+        _prefetch(work.table.values, row * work.constants.num_actions)  # pyright: ignore[reportCallIssue]
     for lane in range(first, last):
         walker = lanes.walker[lane]
         if _finish(program, work, walker, lanes.next_state[lane], lanes.reward[lane], lanes.terminated[lane]):
@@ -249,7 +250,7 @@ def _start_episode(program, work, walker):
 
 
 @dispatched(lambda program: _waits if program.rule == "sarsa" and program.sharded else _waits_not)
-def waits(program):
+def waits(program) -> Any:
     """Whether a step across a border waits for the value of the action that the owner chooses."""
     raise NotImplementedError
 

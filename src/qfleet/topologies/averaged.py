@@ -8,6 +8,7 @@ have left of its old value (visits; Woo et al. 2023, arXiv 2305.10697), or the o
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any, Literal, final, get_args
 
 import numpy as np
@@ -146,9 +147,9 @@ def _pieces(length: int, workers: int) -> list[list[slice]]:
     """The table in pieces, each cut into one slice for every worker."""
     cuts = bounds_of(length, max(1, -(-length // _PIECE_ENTRIES)))
     pieces = []
-    for first, last in zip(cuts[:-1], cuts[1:], strict=True):
+    for first, last in pairwise(cuts):
         bounds = [first + bound for bound in bounds_of(last - first, workers)]
-        pieces.append([slice(low, high) for low, high in zip(bounds[:-1], bounds[1:], strict=True)])
+        pieces.append([slice(low, high) for low, high in pairwise(bounds)])
     return pieces
 
 
