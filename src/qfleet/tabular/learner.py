@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from qfleet.errors import NonFiniteError, QfleetError
 from qfleet.kernels import mix
 from qfleet.tabular.config import TabularConfig
-from qfleet.tabular.program import Program, Rule
+from qfleet.tabular.program import Program, Rows, Rule
 from qfleet.tabular.records import (
     EPISODE_STEPS,
     EPISODES,
@@ -110,7 +110,7 @@ class Task:
             initial_value=config.initial_value,
         )
 
-    def program(self, num_rows: int, *, weighted: bool = False, sharded: bool = False) -> Program:
+    def program(self, num_rows: int, *, weighted: bool = False, rows: Rows = "whole") -> Program:
         """What the kernel is compiled for."""
         table_bytes = self.num_tables * num_rows * self.world.num_actions * self.config.dtype.itemsize
         return Program(
@@ -120,7 +120,7 @@ class Task:
             rate=self.config.learning_rate_schedule,
             masked=self.world.allowed is not None,
             weighted=weighted,
-            sharded=sharded,
+            rows=rows,
             prefetched=table_bytes > CACHED_BYTES,
         )
 
@@ -150,14 +150,16 @@ class Advance:
 
 def whole(num_states: int) -> Shard:
     """The shard that is the whole table."""
+    no_numbers = np.empty(0, np.int64)
     return Shard(
-        0,
-        num_states,
-        np.empty(0, np.int32),
-        np.empty(0, np.int64),
-        np.empty((0, 2)),
-        np.empty(0, np.int64),
-        0,
+        first=0,
+        num_rows=num_states,
+        positions=np.empty(0, np.int32),
+        halo_keys=no_numbers,
+        halo_values=np.empty((0, 1)),
+        met=no_numbers,
+        load=no_numbers,
+        load_shift=0,
     )
 
 
@@ -211,7 +213,16 @@ class TableLearner:
     def place(self, shard: Shard, table: Table) -> None:
         """Makes the learner that of some of the states."""
         self.shard, self.table = shard, table
-        self.program = self.task.program(shard.num_rows, sharded=True)
+        rows = "ordered" if shard.positions.size else "block"
+        self.program = self.task.program(shard.num_rows, rows=rows)
+
+    def leave(self, walkers: NDArray[np.int64]) -> None:
+        """Makes resident walkers leave at the next exchange, as if they had crossed a border."""
+        self.walkers.action[walkers] = NO_ACTION
+
+    def forget(self) -> None:
+        """Drops returns and traces that were begun: the rows they name are about to be others'."""
+        self.history.length[:] = 0
 
     def work(self, totals: Totals | None = None) -> Work:
         """What the kernel works on now."""

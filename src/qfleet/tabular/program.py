@@ -23,6 +23,7 @@ Rule = Literal[
 ]
 Exploration = Literal["epsilon-greedy", "boltzmann", "uniform"]
 RateSchedule = Literal["constant", "visits", "rescaled-linear"]
+Rows = Literal["whole", "block", "ordered"]
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class Program:
     """Whether the world says which actions a state has."""
     weighted: bool
     """Whether the logarithms of the merge's weights are added up."""
-    sharded: bool
-    """Whether the table holds only some of the states."""
+    rows: Rows
+    """Which states the table's rows are: all, a block of them, or a block in an order of their own."""
     prefetched: bool
     """Whether memory is asked for ahead of its use: for tables that no cache holds."""
 

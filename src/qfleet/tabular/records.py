@@ -85,11 +85,13 @@ class Shard(NamedTuple):
     """Position of the first row."""
     num_rows: int
     positions: NDArray[np.int32]
-    """(num_states,): position of every state; empty: a state's number is its position."""
+    """(num_states,): position of every state; empty where a state's number is its position."""
     halo_keys: NDArray[np.int64]
     """Open-addressing hash table of foreign states, -1: free; its length is a power of two."""
     halo_values: NDArray[np.float64]
-    """(len(halo_keys), 2): what a step into the state bootstraps with; the second is double Q's other table."""
+    """(len(halo_keys), num_tables): what a step into the state bootstraps with, for the table that is updated."""
+    met: NDArray[np.int64]
+    """[how many, the foreign states that were met for the first time since the last exchange]."""
     load: NDArray[np.int64]
     """(num_blocks,): sampled visits by block of positions."""
     load_shift: int

@@ -4,39 +4,50 @@ from typing import Any
 
 import numpy as np
 
-from qfleet.kernels import mix, part
+from qfleet.kernels import borrowing_kernel, mix, part
 from qfleet.tabular.program import dispatched
 
 FREE = -1
 
 
-@dispatched(lambda program: _row_of_shard if program.sharded else _row_of_whole)
+@dispatched(lambda program: _POSITIONS[program.rows])
+def position_of(program, work, state) -> Any:
+    """Where a state stands in the order that is cut into shards."""
+    raise NotImplementedError
+
+
+def _position_is_state(program, work, state):
+    return state
+
+
+def _position_ordered(program, work, state):
+    return np.int64(work.shard.positions[state])
+
+
+_POSITIONS = {"whole": _position_is_state, "block": _position_is_state, "ordered": _position_ordered}
+
+
+@dispatched(lambda program: _row_is_state if program.rows == "whole" else _row_of_shard)
 def row_of(program, work, state) -> Any:
     """The row of a state, outside [0, num_rows) if another worker owns it."""
     raise NotImplementedError
 
 
-def _row_of_whole(program, work, state):
+def _row_is_state(program, work, state):
     return state
 
 
 def _row_of_shard(program, work, state):
-    return position_of(work, state) - work.shard.first
+    return position_of(program, work, state) - work.shard.first
 
 
-@part
-def position_of(work, state):
-    """Where a state stands in the order that is cut into shards."""
-    return np.int64(work.shard.positions[state]) if work.shard.positions.size else state
-
-
-@dispatched(lambda program: _owns_shard if program.sharded else _owns_whole)
+@dispatched(lambda program: _owns_all if program.rows == "whole" else _owns_shard)
 def owns(program, work, row) -> Any:
     """Whether a row is one of this table's."""
     raise NotImplementedError
 
 
-def _owns_whole(program, work, row):
+def _owns_all(program, work, row):
     return True
 
 
@@ -57,25 +68,40 @@ def halo_slot(keys, state):
 
 
 @part
-def halo_value(work, state, which):
-    """What the owner last said of a state; a state met for the first time is entered, with the initial value."""
-    slot = halo_slot(work.shard.halo_keys, state)
+def halo_value(work, state, table):
+    """What the owner last said of a state; one met for the first time is entered, with the initial value."""
+    shard = work.shard
+    slot = halo_slot(shard.halo_keys, state)
     if slot < 0:
         return work.constants.initial_value
-    if work.shard.halo_keys[slot] == FREE:
-        work.shard.halo_keys[slot] = state
-        work.shard.halo_values[slot, :] = work.constants.initial_value
-    return work.shard.halo_values[slot, which]
+    if shard.halo_keys[slot] == FREE:
+        if shard.met[0] + 1 == shard.met.size:
+            return work.constants.initial_value
+        shard.met[0] += 1
+        shard.met[shard.met[0]] = state
+        shard.halo_keys[slot] = state
+        shard.halo_values[slot, :] = work.constants.initial_value
+    return shard.halo_values[slot, table]
 
 
-@dispatched(lambda program: _note_shard if program.sharded else _note_whole)
-def note_load(program, work, row) -> Any:
-    """Counts a visit of the row's block."""
+@dispatched(lambda program: _note_nothing if program.rows == "whole" else _note_position)
+def note_load(program, work, walker) -> Any:
+    """Counts the block of positions that a walker stands in."""
     raise NotImplementedError
 
 
-def _note_whole(program, work, row): ...
+def _note_nothing(program, work, walker): ...
 
 
-def _note_shard(program, work, row):
-    work.shard.load[(row + work.shard.first) >> work.shard.load_shift] += 1
+def _note_position(program, work, walker):
+    position = position_of(program, work, work.walkers.state[walker])
+    work.shard.load[position >> work.shard.load_shift] += 1
+
+
+@borrowing_kernel
+def enter(keys, values, states, told):
+    """Enters states (n,) with what is told of them (n, num_tables) into a halo's hash table with room for them."""
+    for i in range(states.size):
+        slot = halo_slot(keys, states[i])
+        keys[slot] = states[i]
+        values[slot, :] = told[i, :]

@@ -78,11 +78,11 @@ def walk(program, work, budget):
     Returns 0, or 1 if a step left the world's states or had no finite reward: then work.totals.fault says which.
     """
     residents, cursor, lanes = work.residents, work.cursor, work.lanes
-    made, parked = 0, 0
-    while made < budget and parked < residents.size:
+    made, parked_before = 0, work.totals.counts[PARKED]
+    while made < budget and work.totals.counts[PARKED] - parked_before < residents.size:
         if cursor[0] >= residents.size:
             cursor[:] = 0
-        num_lanes = _take_lanes(work, cursor[0])
+        num_lanes, num_parked = _take_lanes(program, work, cursor[0]), work.totals.counts[PARKED]
         if cursor[2] >= num_lanes:
             cursor[2] = 0
         while cursor[1] < TURN_STEPS and num_lanes > 0 and made < budget:
@@ -93,18 +93,18 @@ def walk(program, work, budget):
             cursor[2] = 0 if last == num_lanes else last
             if cursor[2] == 0:
                 cursor[1] += 1
-                num_lanes, num_parked = _drop_parked(program, work, num_lanes)
-                parked += num_parked
+                if work.totals.counts[PARKED] != num_parked:
+                    num_parked = work.totals.counts[PARKED]
+                    num_lanes = _drop_parked(work, num_lanes)
         if cursor[1] == TURN_STEPS or num_lanes == 0:
             cursor[0] += lanes.walker.size
             cursor[1] = cursor[2] = 0
     work.totals.counts[STEPS] += made
-    work.totals.counts[PARKED] += parked
     return 0
 
 
 @part
-def _take_lanes(work, first):
+def _take_lanes(program, work, first):
     """Fills the lanes with the walkers whose turn it is, without those that have parked."""
     num_lanes = 0
     for i in range(first, min(first + work.lanes.walker.size, work.residents.size)):
@@ -112,27 +112,20 @@ def _take_lanes(work, first):
         if work.walkers.action[walker] != NO_ACTION:
             work.lanes.walker[num_lanes] = walker
             num_lanes += 1
+            note_load(program, work, walker)
     return num_lanes
 
 
-@dispatched(lambda program: _drop_parked_sharded if program.sharded else _drop_none)
-def _drop_parked(program, work, num_lanes) -> Any:
-    """Takes the walkers that have crossed a border out of the lanes: how many are left, how many went."""
-    raise NotImplementedError
-
-
-def _drop_none(program, work, num_lanes):
-    return num_lanes, 0
-
-
-def _drop_parked_sharded(program, work, num_lanes):
+@part
+def _drop_parked(work, num_lanes):
+    """Takes the walkers that have crossed a border out of the lanes, and says how many are left."""
     left = 0
     for lane in range(num_lanes):
         walker = work.lanes.walker[lane]
         if work.walkers.action[walker] != NO_ACTION:
             work.lanes.walker[left] = walker
             left += 1
-    return left, num_lanes - left
+    return left
 
 
 @dispatched(lambda program: _sweep_ahead if program.prefetched else _sweep_near)
@@ -216,13 +209,14 @@ def _finish(program, work, walker, next_state, reward, terminated):
     else:
         walkers.origin[walker], walkers.origin_action[walker] = row, action
         walkers.origin_reward[walker] = reward
-    note_load(program, work, row)
     walkers.age[walker] = age + 1
     walkers.episode_return[walker] += reward
     if ends:
         _end_episode(work, walker)
         return _start_episode(program, work, walker)
     walkers.state[walker], walkers.action[walker] = next_state, next_action
+    if not is_here:
+        work.totals.counts[PARKED] += 1
     return 0
 
 
@@ -245,11 +239,13 @@ def _start_episode(program, work, walker):
     row, action = row_of(program, work, state), np.int64(NO_ACTION)
     if owns(program, work, row):
         action, _ = choose(program, work, state, row, draw(work, walker), work.walkers.age[walker])
+    else:
+        work.totals.counts[PARKED] += 1
     work.walkers.state[walker], work.walkers.action[walker] = state, action
     return 0
 
 
-@dispatched(lambda program: _waits if program.rule == "sarsa" and program.sharded else _waits_not)
+@dispatched(lambda program: _waits if program.rule == "sarsa" and program.rows != "whole" else _waits_not)
 def waits(program) -> Any:
     """Whether a step across a border waits for the value of the action that the owner chooses."""
     raise NotImplementedError

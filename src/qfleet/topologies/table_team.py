@@ -54,8 +54,15 @@ class TaskLearner(Protocol):
 class LearningTask(Protocol):
     """What all workers learn; picklable."""
 
-    num_workers: int
-    total_steps: int
+    @property
+    def num_workers(self) -> int:
+        """Members of the topology."""
+        ...
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        ...
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -186,6 +193,10 @@ class TableTopology(ABC):
     @staticmethod
     def _steps_of(reports: list[RoundsReport]) -> int:
         return reports[0].num_steps
+
+    def _one(self, rank: int, method: str, *arguments: Any) -> Any:
+        """One call of one worker."""
+        return self._handles[rank].call(method, *arguments).result(self._timeout_seconds)
 
     def _all(self, method: str, *arguments: Any, timeout_seconds: float | None = None) -> list[Any]:
         """One call of every worker at the same time."""

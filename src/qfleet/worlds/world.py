@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 from numba.core.dispatcher import Dispatcher
+from numpy.typing import NDArray
 
 from qfleet.errors import QfleetError
 from qfleet.kernels import part
@@ -44,6 +45,8 @@ class World:
     """Mean greedy return at which a run counts as solved."""
     grid_shape: tuple[int, int] | None = None
     """(rows, columns) where states are the cells of a grid, row by row, and actions are up, down, left, right."""
+    successors: Callable[[NDArray[np.int64]], NDArray[np.int64]] | None = None
+    """successors(states) -> the states that one step from any of them can lead to, each once; None: not known."""
     key: str = field(init=False)
     """Names the functions to the compiler: equal for equal code."""
 
@@ -74,6 +77,7 @@ class World:
             self.mdp,
             self.reward_threshold,
             self.grid_shape,
+            self.successors,
         )
 
 
