@@ -26,7 +26,7 @@ _CONFIG: Any = numba.core.config
 
 # Sums may be reordered for vector units, but NaN and infinity keep their meaning: losses are checked for them.
 _FASTMATH = {"reassoc", "contract", "arcp", "nsz"}
-_OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": _FASTMATH, "error_model": "numpy"}
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
 PART_OPTIONS: dict[str, bool] = {"forceinline": True, "_nrt": False}
 """What makes a function a part, for numba's decorators."""
@@ -57,13 +57,14 @@ def cache_folder() -> Path:
 
 def kernel(function: Function) -> Function:
     """Compiles `function` with numba: no interpreter lock, cached on disk, IEEE division."""
-    return _cached(function, {})
+    return _cached(function, {"fastmath": _FASTMATH})
 
 
 def borrowing_kernel(function: Function) -> Function:
     """A kernel that borrows the arrays it is given, without counting references, and so cannot make any.
 
-    numba would count them, atomically, wherever a tuple of arrays is handed to a part.
+    numba would count them, atomically, wherever a tuple of arrays is handed to a part. Floating-point operations
+    are done as written, so that what is computed does not depend on which parts a kernel was made of.
     """
     return _cached(function, {"_nrt": False})
 
@@ -74,7 +75,7 @@ def part(function: Function) -> Function:
     return compiled
 
 
-def _cached(function: Function, options: dict[str, bool]) -> Function:
+def _cached(function: Function, options: dict[str, Any]) -> Function:
     before = _CONFIG.CACHE_DIR
     _CONFIG.CACHE_DIR = str(cache_folder())
     try:

@@ -20,7 +20,7 @@ from qfleet.tabular.shards import FREE, enter, row_of
 _LOAD_BLOCKS = 4096
 _MET_PER_ROUND = 8192
 _SMALLEST_HALO = 1024
-_WALKER_FIELDS = 5
+_WALKER_FIELDS = 6
 
 
 @borrowing_kernel
@@ -136,7 +136,7 @@ class Border:
 
     def _pack(self, leaving: NDArray[np.int64]) -> NDArray[np.int64]:
         walkers = self._learner.walkers
-        packed = np.empty((_WALKER_FIELDS + 1, leaving.size), np.int64)
+        packed = np.empty((_WALKER_FIELDS, leaving.size), np.int64)
         packed[0], packed[1] = leaving, walkers.state[leaving]
         packed[2] = walkers.random[leaving].view(np.int64)
         packed[3], packed[4] = walkers.age[leaving], walkers.born[leaving]
@@ -148,8 +148,8 @@ class Border:
         arrived = []
         for rank, message in enumerate(messages):
             steps, num_walkers, num_wanted, num_told = message[:4].tolist()
-            ends = np.cumsum([4, (_WALKER_FIELDS + 1) * num_walkers, num_wanted, num_told])
-            walkers = self._unpack(message[ends[0] : ends[1]].reshape(-1, num_walkers))
+            ends = np.cumsum([4, _WALKER_FIELDS * num_walkers, num_wanted, num_told])
+            walkers = self._unpack(message[ends[0] : ends[1]].reshape(_WALKER_FIELDS, num_walkers))
             self._take_told(rank, message[ends[2] : ends[3]].view(np.float64))
             neighbour = self._neighbours[rank]
             neighbour.exported = np.concatenate([neighbour.exported, message[ends[1] : ends[2]]])

@@ -39,7 +39,7 @@ class TabularConfig:
     table_type: TableType = "float64"
     """Precision of the table."""
     walkers: int = 0
-    """Episodes that each worker plays at the same time; 0: 16, and more for tables of more than 1024 states."""
+    """Episodes that each worker plays at the same time; 0: as many as states, from 16 to 4096."""
     n_step: int = 5
     """Steps of a tree-backup return."""
     trace_decay: float = 0.9
@@ -107,7 +107,7 @@ class TabularConfig:
         """Walkers of each worker."""
         if self.walkers:
             return self.walkers
-        return int(np.clip(1 << (max(1, num_states // 64) - 1).bit_length(), 16, 4096))
+        return min(max(num_states, 16), 4096)
 
     def exploration_span(self, total_steps: int) -> int:
         """Steps over which epsilon falls."""

@@ -12,6 +12,20 @@ from qfleet.tabular.choosing import allowed, expected
 from qfleet.tabular.program import Program, dispatched
 
 
+@dispatched(lambda program: _coin if program.rule == "double-q-learning" else _no_coin)
+def coin_of(program, bits) -> Any:
+    """The number of the table that a step updates."""
+    raise NotImplementedError
+
+
+def _coin(program, bits):
+    return np.int64(bits & np.uint64(1))
+
+
+def _no_coin(program, bits):
+    return np.int64(0)
+
+
 @dispatched(lambda program: _RATES[program.rate])
 def learning_rate(program, work, table, row, action) -> Any:
     """eta of the next update of a pair; counts the visit where the schedule needs it."""

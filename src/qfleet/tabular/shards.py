@@ -104,4 +104,5 @@ def enter(keys, values, states, told):
     for i in range(states.size):
         slot = halo_slot(keys, states[i])
         keys[slot] = states[i]
-        values[slot, :] = told[i, :]
+        for table in range(values.shape[1]):
+            values[slot, table] = told[i, table]

@@ -15,7 +15,7 @@ from qfleet.kernels import borrowing_kernel, mix, part
 from qfleet.tabular.choosing import choose, unit, value
 from qfleet.tabular.program import Program, dispatched
 from qfleet.tabular.records import EPISODE_STEPS, EPISODES, NO_ACTION, PARKED, STEPS
-from qfleet.tabular.rules import bootstrap, learn
+from qfleet.tabular.rules import bootstrap, coin_of, learn
 from qfleet.tabular.shards import halo_value, note_load, owns, row_of
 from qfleet.worlds.world import FUNCTIONS
 
@@ -193,7 +193,7 @@ def _finish(program, work, walker, next_state, reward, terminated):
     state, action, age = walkers.state[walker], walkers.action[walker], walkers.age[walker]
     row, next_row = row_of(program, work, state), row_of(program, work, next_state)
     bits = draw(work, walker)
-    coin = np.int64(bits & np.uint64(1))
+    coin = coin_of(program, bits)
     ends = terminated or age + 1 - walkers.born[walker] >= work.constants.max_episode_steps
     next_action, bootstrapped, continues = np.int64(NO_ACTION), 0.0, False
     is_here = owns(program, work, next_row)
