@@ -141,6 +141,16 @@ def test_reachable_states_are_those_of_the_graphs_closure(seed: int):
     np.testing.assert_array_equal(mdp.reachable(), closure)
 
 
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 10_000), states=st.sets(st.integers(0, 17), max_size=18))
+def test_successors_are_what_the_graph_says_without_the_ends(seed: int, states: set[int]):
+    transitions, rewards = garnet(seed, 20, 2, 3)
+    mdp = MDP.from_arrays(transitions, rewards, terminal=[18, 19])
+    asked = np.array(sorted(states), np.int64)
+    expected = np.flatnonzero(transitions[asked].sum(axis=(0, 1))[:18])
+    np.testing.assert_array_equal(mdp.world().successors(asked), expected)  # pyright: ignore
+
+
 @pytest.mark.parametrize(("max_steps", "expected"), [(1, 1.0), (2, 3.0), (3, 3.0), (10**9, 3.0)])
 def test_the_optimal_return_of_a_chain_counts_the_steps(max_steps: int, expected: float):
     assert chain().optimal_return(max_steps) == expected
@@ -167,7 +177,7 @@ def test_discount_1_works_where_episodes_end():
 
 
 def test_discount_1_where_they_need_not_end_says_that_it_does_not_converge():
-    with pytest.raises(QfleetError, match="do not converge with discount 1: .* a discount below 1 works"):
+    with pytest.raises(QfleetError, match=r"do not converge with discount 1: .* a discount below 1 works"):
         MDP.from_arrays([[0]], [[1.0]]).solve(1)
 
 
@@ -191,7 +201,10 @@ def test_a_long_way_back_takes_one_sweep_in_either_direction():
         ([0, 1], "a policy of int64 and shape"),
         ([[0.5, 0.5], [0.5, 0.4], [1, 0]], "in state 1 the policy has probabilities that do not sum to 1"),
         ([[0.5, 0.5], [2.0, -1.0], [1, 0]], "in state 1 the policy has a probability that is negative"),
-        ([[0.5, 0.5], [np.nan, 1.0], [1, 0]], "in state 1 the policy has a probability that is negative or NaN"),
+        (
+            [[0.5, 0.5], [np.nan, 1.0], [1, 0]],
+            "in state 1 the policy has a probability that is negative or NaN",
+        ),
     ],
 )
 def test_a_policy_that_is_none_is_refused(policy, message: str):

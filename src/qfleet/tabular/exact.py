@@ -103,8 +103,17 @@ def reachable(model: Model, starts: NDArray[np.integer]) -> NDArray[np.bool_]:
     queue = np.empty(model.num_states, np.int32)
     found[starts] = True
     queue[: starts.size] = starts
-    _spread(model, found, queue, starts.size)
+    _spread(model, found, queue, starts.size, model.num_states)
     return found
+
+
+def successors(model: Model, states: NDArray[np.integer]) -> NDArray[np.int64]:
+    """The states, each once and in order, that one step from `states` leads to without ending the episode."""
+    found = np.zeros(model.num_states, np.bool_)
+    queue = np.empty(model.num_states + states.size, np.int32)
+    queue[: states.size] = states
+    _spread(model, found, queue, states.size, states.size)
+    return np.flatnonzero(found)
 
 
 def horizon_values(model: Model, max_steps: int) -> NDArray[np.float64] | None:
@@ -283,10 +292,10 @@ def _recede(model, values, scratch, sweeps, done):
 
 
 @borrowing_kernel
-def _spread(model, found, queue, size):
-    """Breadth first from queue[:size]."""
+def _spread(model, found, queue, size, most):
+    """Breadth first from queue[:size], whatever `most` states lead to."""
     taken = 0
-    while taken < size:
+    while taken < min(size, most):
         state = queue[taken]
         taken += 1
         for action in range(model.num_actions):

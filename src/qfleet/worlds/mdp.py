@@ -108,6 +108,7 @@ class MDP:
             None if self.allowed is None else explicit.allowed,
             partial(_itself, self),
             self.reward_threshold,
+            successors=self.successors,
             approach=approach,
         )
 
@@ -141,6 +142,10 @@ class MDP:
     def reachable(self) -> NDArray[np.bool_]:
         """(num_states,): the states that episodes can be in before they end, by allowed actions."""
         return exact.reachable(self._model, self._start_states())
+
+    def successors(self, states: NDArray[np.integer]) -> NDArray[np.int64]:
+        """The states that one step from any of `states` leads to, each once; steps that end the episode aside."""
+        return exact.successors(self._model, states)
 
     def optimal_return(self, max_steps: int) -> float | None:
         """The largest expected undiscounted return within max_steps steps; None if too costly to find."""
