@@ -47,6 +47,8 @@ class World:
     """(rows, columns) where states are the cells of a grid, row by row, and actions are up, down, left, right."""
     successors: Callable[[NDArray[np.int64]], NDArray[np.int64]] | None = None
     """successors(states) -> the states that one step from any of them can lead to, each once; None: not known."""
+    approach: Callable[..., Any] | None = None
+    """approach(parameters, state) asks for the memory of a step from a state, before it is needed; None: nothing."""
     key: str = field(init=False)
     """Names the functions to the compiler: equal for equal code."""
 
@@ -54,12 +56,12 @@ class World:
         for size in ("num_states", "num_actions"):
             if getattr(self, size) < 1:
                 raise QfleetError(f"{self.name}: {size} is {getattr(self, size)}; it must be at least 1")
-        for name in ("step", "reset", "allowed"):
+        for name in ("step", "reset", "allowed", "approach"):
             function = getattr(self, name)
             if function is not None:
                 plain = function.py_func if isinstance(function, Dispatcher) else function
                 object.__setattr__(self, name, part(plain))
-        functions = (self.step, self.reset, self.allowed)
+        functions = (self.step, self.reset, self.allowed, self.approach)
         object.__setattr__(self, "key", fingerprint(*functions))
         FUNCTIONS[self.key] = functions
 
@@ -78,11 +80,12 @@ class World:
             self.reward_threshold,
             self.grid_shape,
             self.successors,
+            self.approach,
         )
 
 
 FUNCTIONS: dict[str, tuple[Any, ...]] = {}
-"""(step, reset, allowed) of every world made in this process, by its key."""
+"""(step, reset, allowed, approach) of every world made in this process, by its key."""
 
 
 def fingerprint(*functions: Callable[..., Any] | None) -> str:
@@ -97,10 +100,10 @@ def fingerprint(*functions: Callable[..., Any] | None) -> str:
 
 
 def _add(digest: "hashlib._Hash", value: Any, seen: set[int]) -> None:
-    if id(value) in seen:
-        return
     if isinstance(value, Dispatcher):
         value = value.py_func
+    if id(value) in seen:
+        return
     if isinstance(value, CodeType):
         digest.update(value.co_code + repr(value.co_names).encode())
         for constant in value.co_consts:
