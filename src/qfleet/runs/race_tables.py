@@ -41,7 +41,7 @@ _OUTCOME = (
     _Column("speed-up", lambda scheme: ratio(scheme.speed_up), lambda scheme: -scheme.speed_up),
     _Column("efficiency", lambda scheme: percent(scheme.efficiency)),
     _Column(
-        "to serial’s error",
+        "to serial’s\N{NO-BREAK SPACE}error",
         lambda scheme: seconds_text(scheme.seconds_to_error),
         lambda scheme: scheme.seconds_to_error,
     ),
