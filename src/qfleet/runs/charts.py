@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from html import escape
 from itertools import groupby
 
-from qfleet.runs.formatting import nice_ticks, short_number, tick_labels
+from qfleet.runs.formatting import log_tick_labels, log_ticks, nice_ticks, short_number, tick_labels
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 12, 42
+_LABEL_MARGIN, _LABEL_HEIGHT = 124, 15
 _MAX_HOVER_POINTS = 150
 _MARKED_POINTS = 40
 
@@ -41,32 +42,47 @@ class _Plane:
     y_range: tuple[float, float]
     width: int
     height: int
+    right: int = _RIGHT
+    log_y: bool = False
 
     def x(self, value: float) -> float:
         low, high = self.x_range
-        return _LEFT + (value - low) / (high - low) * (self.width - _LEFT - _RIGHT)
+        return _LEFT + (value - low) / (high - low) * (self.width - _LEFT - self.right)
 
     def y(self, value: float) -> float:
         low, high = self.y_range
+        if self.log_y:
+            value, low, high = math.log10(max(value, low)), math.log10(low), math.log10(high)
         return self.height - _BOTTOM - (value - low) / (high - low) * (self.height - _TOP - _BOTTOM)
 
 
 def line_chart(
-    title: str, x_label: str, series: Sequence[Series], width: int = 360, height: int = 230
+    title: str,
+    x_label: str,
+    series: Sequence[Series],
+    width: int = 360,
+    height: int = 230,
+    log_y: bool = False,
+    end_labels: bool = False,
 ) -> str:
     """An SVG element with axes, bands, lines and tooltips; says so where there is no point to draw.
 
-    An axis starts at zero unless that would leave most of it empty.
+    An axis starts at zero unless that would leave most of it empty. With `log_y`, what is not above zero
+    lies on the lower edge. With `end_labels`, every line's name stands at its end.
     """
-    head = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">'
+    style = ' class="labelled"' if end_labels else ""
+    head = f'<svg viewBox="0 0 {width} {height}"{style} role="img" aria-label="{escape(title)}">'
     xs = [x for line in series for x, _ in _points(line)]
     ys = [y for line in series for y in (*line.ys, *(line.low or ()), *(line.high or ())) if math.isfinite(y)]
     if not xs:
         return f'{head}<text class="empty" x="{width / 2}" y="{height / 2}">nothing recorded</text></svg>'
-    plane = _Plane(_range(xs, 0.0), _range(ys, 0.06), width, height)
+    y_range = _log_range(ys) if log_y else _range(ys, 0.06)
+    right = _LABEL_MARGIN if end_labels else _RIGHT
+    plane = _Plane(_range(xs, 0.0), y_range, width, height, right, log_y)
     body = [*_axes(plane, x_label), *(_band(line, plane) for line in series)]
     body += [part for line in series for part in _line(line, plane)]
     body += [part for line in series for part in _hover(line, plane, x_label)]
+    body += _end_labels(series, plane) if end_labels else []
     return head + "".join(body) + "</svg>"
 
 
@@ -83,10 +99,26 @@ def _range(values: Sequence[float], margin_share: float) -> tuple[float, float]:
     return low - margin, high + margin
 
 
+def _log_range(values: Sequence[float]) -> tuple[float, float]:
+    """The same for a logarithmic axis; values that are not above zero have no say."""
+    positive = [value for value in values if value > 0] or [1.0]
+    low, high = min(positive), max(positive)
+    margin = max(0.04 * math.log10(high / low), 0.05)
+    return low * 10**-margin, high * 10**margin
+
+
+def _y_ticks(plane: _Plane) -> Iterator[tuple[float, str]]:
+    most = min(8, plane.height // 32)
+    if plane.log_y:
+        ticks = log_ticks(*plane.y_range, most=most)
+        return zip(ticks, log_tick_labels(ticks), strict=True)
+    ticks = nice_ticks(*plane.y_range, most=most)
+    return zip(ticks, tick_labels(ticks), strict=True)
+
+
 def _axes(plane: _Plane, x_label: str) -> Iterator[str]:
-    bottom, right = plane.height - _BOTTOM, plane.width - _RIGHT
-    ticks = nice_ticks(*plane.y_range, most=min(8, plane.height // 32))
-    for tick, label in zip(ticks, tick_labels(ticks), strict=True):
+    bottom, right = plane.height - _BOTTOM, plane.width - plane.right
+    for tick, label in _y_ticks(plane):
         y = plane.y(tick)
         yield f'<path class="grid" d="M{_LEFT} {y:.1f}H{right}"/>'
         yield f'<text class="tick" x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{label}</text>'
@@ -138,3 +170,27 @@ def _hover(line: Series, plane: _Plane, x_label: str) -> Iterator[str]:
         text = f"{line.name}: {y:.5g} at {short_number(x)} {x_label}"
         place = f'cx="{plane.x(x):.1f}" cy="{plane.y(y):.1f}" r="5"'
         yield f'<circle class="hover c{line.color}" {place}><title>{escape(text)}</title></circle>'
+
+
+def _end_labels(series: Sequence[Series], plane: _Plane) -> Iterator[str]:
+    """The lines' names at their ends, moved apart where they would lie upon one another."""
+    ends = [(line, _points(line)[-1]) for line in series if _points(line)]
+    heights = _moved_apart([plane.y(y) for _, (_, y) in ends], _TOP, plane.height - _BOTTOM - 8)
+    for (line, (x, _)), height in zip(ends, heights, strict=True):
+        place = f'x="{plane.x(x) + 7:.1f}" y="{height + 4:.1f}"'
+        yield f'<text class="end-label c{line.color}" {place}>{escape(line.name)}</text>'
+
+
+def _moved_apart(heights: Sequence[float], top: float, bottom: float) -> list[float]:
+    """The heights, in their order, a line of text apart and above `bottom`; little moved where there is room."""
+    order = sorted(range(len(heights)), key=heights.__getitem__)
+    placed = list(heights)
+    free_from = top
+    for index in order:
+        placed[index] = max(placed[index], free_from)
+        free_from = placed[index] + _LABEL_HEIGHT
+    free_to = bottom
+    for index in reversed(order):
+        placed[index] = min(placed[index], free_to)
+        free_to = placed[index] - _LABEL_HEIGHT
+    return placed

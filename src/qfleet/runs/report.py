@@ -10,8 +10,8 @@ import numpy as np
 from qfleet.errors import QfleetError
 from qfleet.runs.charts import Series, line_chart
 from qfleet.runs.curves import Curve, RunRecord, curve, group_seeds, mean_and_margin, read_run
-from qfleet.runs.durable import write_atomically
 from qfleet.runs.formatting import short_duration, short_number
+from qfleet.runs.page import legend_entry, page, style_sheet, tile, write_page
 
 _NUM_COLORS = 8
 _TRAINING, _EVALUATION = "rollout/ep_rew_mean", "eval/mean_reward"
@@ -31,25 +31,18 @@ def write_report(run_folders: list[Path], path: Path) -> None:
     """
     if not run_folders:
         raise QfleetError("a report of no run: name at least one run's folder")
-    page = _page([read_run(folder) for folder in run_folders])
-    try:
-        write_atomically(path, page.encode())
-    except OSError as error:
-        raise QfleetError(f"{path} cannot be written: {error.strerror}") from error
+    write_page(_page([read_run(folder) for folder in run_folders]), path)
 
 
 def _page(runs: Sequence[RunRecord]) -> str:
     groups = group_seeds(runs)
     title, subtitle = _heading(runs)
-    style = Path(__file__).with_name("report.css").read_text()
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"/>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
-        f"<title>{escape(title)}</title><style>{style}</style></head><body><main>"
+    body = (
         f'<header><h1>{escape(title)}</h1><p class="subtitle">{escape(subtitle)}</p></header>'
         f"{_tiles(groups[0]) if len(groups) == 1 else ''}{_charts(groups)}{_table(runs)}"
-        f"<footer>Written by Qfleet.{_interval_note(groups)}</footer></main></body></html>\n"
+        f"<footer>Written by Qfleet.{_interval_note(groups)}</footer>"
     )
+    return page(title, style_sheet("report.css"), body)
 
 
 def _heading(runs: Sequence[RunRecord]) -> tuple[str, str]:
@@ -80,21 +73,21 @@ def _tiles(group: Sequence[RunRecord]) -> str:
     ):
         values = [float(value) for run in group if isinstance(value := run.get(key), int | float)]
         if values:
-            tiles.append(_tile(name, show(float(np.mean(values))), "mean" if len(values) > 1 else ""))
+            tiles.append(tile(name, show(float(np.mean(values))), "mean" if len(values) > 1 else ""))
     if stopped_by := _common(group, "stopped_by"):
-        tiles.append(_tile("Stopped by", stopped_by, ""))
+        tiles.append(tile("Stopped by", stopped_by, ""))
     return f'<section class="tiles">{"".join(tiles)}</section>'
 
 
 def _evaluation_tile(group: Sequence[RunRecord]) -> str:
     evaluations = [found for run in group if (found := _evaluation(run))]
     if not evaluations:
-        return _tile("Greedy return", "–", "not evaluated yet")
+        return tile("Greedy return", "–", "not evaluated yet")
     if len(evaluations) == 1:
         mean, std, episodes = evaluations[0]
-        return _tile("Greedy return", f"{mean:.5g}", f"± {std:.3g} over {episodes} episodes")
+        return tile("Greedy return", f"{mean:.5g}", f"± {std:.3g} over {episodes} episodes")
     mean, margin = mean_and_margin(np.array([[mean] for mean, _, _ in evaluations]))
-    return _tile("Greedy return", f"{mean[0]:.5g}", f"± {margin[0]:.3g} (95%) over {len(evaluations)} seeds")
+    return tile("Greedy return", f"{mean[0]:.5g}", f"± {margin[0]:.3g} (95%) over {len(evaluations)} seeds")
 
 
 def _evaluation(run: RunRecord) -> tuple[float, float, int] | None:
@@ -103,13 +96,6 @@ def _evaluation(run: RunRecord) -> tuple[float, float, int] | None:
     if not isinstance(found, dict) or not isinstance(found.get("mean_return"), int | float):
         return None
     return float(found["mean_return"]), float(found.get("std_return") or 0.0), int(found.get("episodes") or 0)
-
-
-def _tile(name: str, value: str, note: str) -> str:
-    return (
-        f'<div class="tile"><div class="name">{escape(name)}</div>'
-        f'<div class="value">{escape(value)}</div><div class="note">{escape(note)}</div></div>'
-    )
 
 
 def _charts(groups: Sequence[Sequence[RunRecord]]) -> str:
@@ -197,19 +183,14 @@ def _legend(groups: Sequence[Sequence[RunRecord]]) -> str:
     entries = []
     for index, group in enumerate(groups):
         if len(groups) > 1:
-            entries.append(_legend_entry(index % _NUM_COLORS, False, _label(group, groups)))
+            entries.append(legend_entry(index % _NUM_COLORS, False, _label(group, groups)))
     has_evaluation = any(curve(group, "step", _EVALUATION) for group in groups)
     if has_evaluation or len(groups) == 1:
         style = 0 if len(groups) == 1 else 6
-        entries.append(_legend_entry(style, False, "training"))
+        entries.append(legend_entry(style, False, "training"))
     if has_evaluation:
-        entries.append(_legend_entry(1 if len(groups) == 1 else 6, True, "greedy evaluation"))
+        entries.append(legend_entry(1 if len(groups) == 1 else 6, True, "greedy evaluation"))
     return f'<div class="legend">{"".join(entries)}</div>'
-
-
-def _legend_entry(color: int, dashed: bool, text: str) -> str:
-    style = f"line c{color}{' dashed' if dashed else ''}"
-    return f'<span><svg viewBox="0 0 26 10"><path class="{style}" d="M1 5H25"/></svg>{escape(text)}</span>'
 
 
 def _table(runs: Sequence[RunRecord]) -> str:
