@@ -84,6 +84,11 @@ class ControlBlock:
         start = self._text_start(row)
         return bytes(self._memory[start : start + _TEXT_BYTES]).split(b"\0")[0].decode(errors="ignore")
 
+    def close(self) -> None:
+        """Lets go of the memory; nothing can be called afterwards."""
+        self._words.release()
+        self._memory.release()
+
     def fence(self) -> None:
         """Keeps what is written, and read, before this before what comes after, on every processor.
 

@@ -30,6 +30,8 @@ class GroupMemory:
         self._names, self._timeout_seconds = list(names), timeout_seconds
         self._segment = Segment.create(ControlBlock.num_bytes(size), "a group")
         self._mailboxes = [Segment.create(FIRST_BYTES, "a group") for _ in range(2 * size)]
+        for mailbox in self._mailboxes:
+            mailbox.unmap()
         self._wakers = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in names]
         self._control = ControlBlock(self._segment, size, self._wakers)
 
@@ -46,6 +48,8 @@ class GroupMemory:
 
     def close(self) -> None:
         """Gives the descriptors back, after all processes have ended."""
+        self._control.close()
+        self._segment.unmap()
         for segment in (self._segment, *self._mailboxes):
             segment.close_descriptor()
         for waker in self._wakers:

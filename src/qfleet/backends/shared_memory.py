@@ -60,6 +60,10 @@ class Segment:
         """An array that lies in the segment; offset and strides in bytes."""
         return np.ndarray(shape, dtype, self.memory, offset, strides)
 
+    def unmap(self) -> None:
+        """For who only hands it on, or is done with it; no array may lie in it."""
+        self.memory.close()
+
     def close_descriptor(self) -> None:
         """No more processes can be given it; what is mapped stays so."""
         os.close(self.descriptor)
