@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from qfleet.backends.budget import num_cores
-from qfleet.replay.memory import available_memory_bytes, readable_bytes
+from qfleet.memory import available_memory_bytes, readable_bytes
 
 OK, MISSING = "ok", "missing"
 _LEAST_PYTHON = (3, 11)

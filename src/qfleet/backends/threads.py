@@ -1,59 +1,63 @@
 """Services as threads of this process."""
 
+import functools
 import queue
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future as PythonFuture
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, final
 
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from qfleet.backends.futures import CallFuture, one_line
+from qfleet.backends.thread_group import Meeting, ThreadGroup
 from qfleet.errors import FleetError
+from qfleet.fleet import Group
 
 _CLOSE_SECONDS = 2.0
-
-
-@final
-class ThreadFuture:
-    """The answer to a call of a thread's service."""
-
-    def __init__(self, name: str, method: str, inner: PythonFuture[Any]) -> None:
-        self._name, self._method, self._inner = name, method, inner
-
-    def result(self, timeout_seconds: float) -> Any:
-        """The method's return value, or what it raised."""
-        try:
-            return self._inner.result(timeout_seconds)
-        except FutureTimeoutError:
-            if self._inner.done():
-                raise
-            raise FleetError(
-                f"{self._name} has not finished {self._method} within {timeout_seconds:g} s. A hung thread cannot "
-                "be ended, only left behind; a slow environment needs a longer --stall-timeout-seconds"
-            ) from None
+_BROKEN_SECONDS = 0.2
+"""How long threads that waited for a group now broken get to end."""
 
 
 @final
 class ThreadHandle:
     """A service in a thread of its own."""
 
-    def __init__(self, name: str, make_service: Callable[[], Any]) -> None:
-        self._name = name
+    def __init__(self, name: str, make_service: Callable[[], Any], meeting: Meeting | None = None) -> None:
+        self._name, self._meeting = name, meeting
         self._calls: queue.SimpleQueue[tuple[PythonFuture[Any], Callable[[Any], Any]] | None] = (
             queue.SimpleQueue()
         )
         self._thread = threading.Thread(target=self._serve, args=(make_service,), name=name, daemon=True)
         self._thread.start()
 
-    def call(self, method: str, *arguments: Any) -> ThreadFuture:
+    def call(self, method: str, *arguments: Any) -> CallFuture:
         """Queues a method call."""
         inner: PythonFuture[Any] = PythonFuture()
         self._calls.put((inner, lambda service: getattr(service, method)(*arguments)))
-        return ThreadFuture(self._name, method, inner)
+        return CallFuture(
+            inner,
+            lambda seconds: (
+                f"{self._name} has not finished {method} within {seconds:g} s. A hung thread cannot be ended, only "
+                "left behind; a slow environment needs a longer --stall-timeout-seconds"
+            ),
+        )
 
-    def close(self) -> None:
-        """Lets the calls made so far finish, within a short time, and ends the thread."""
+    def ask_to_end(self) -> None:
+        """The thread ends after the calls made so far."""
         self._calls.put(None)
-        self._thread.join(_CLOSE_SECONDS)
+
+    def is_running(self, timeout_seconds: float) -> bool:
+        """Whether the thread still runs when so much time has passed."""
+        self._thread.join(timeout_seconds)
+        return self._thread.is_alive()
+
+    def leave_group(self) -> None:
+        """Frees a thread that waits for its group."""
+        if self._meeting is not None:
+            self._meeting.break_up(f"the fleet of {self._name} has been closed")
 
     def _serve(self, make_service: Callable[[], Any]) -> None:
         service: Any = None
@@ -62,14 +66,27 @@ class ThreadHandle:
             service = make_service()
         except BaseException as error:  # told to whoever calls
             failure = error
+            self._tell_group(error)
         while (item := self._calls.get()) is not None:
             inner, run = item
             try:
                 if failure is not None:
                     raise failure
-                inner.set_result(run(service))
+                inner.set_result(self._run(run, service))
             except BaseException as error:  # told to whoever waits for the result
                 inner.set_exception(error)
+
+    def _run(self, run: Callable[[Any], Any], service: Any) -> Any:
+        try:
+            return run(service)
+        except BaseException as error:
+            self._tell_group(error)
+            raise
+
+    def _tell_group(self, error: BaseException) -> None:
+        """Nobody is to wait for a member that has left its work in the middle."""
+        if self._meeting is not None:
+            self._meeting.break_up(f"{self._name} failed with {one_line(error)}")
 
 
 @final
@@ -85,7 +102,34 @@ class ThreadFleet:
         self._handles.append(handle)
         return handle
 
+    def start_group(
+        self, names: Sequence[str], make_services: Sequence[Callable[[Group], Any]], timeout_seconds: float
+    ) -> list[ThreadHandle]:
+        """Makes services in new threads, as one group; what they hold is shared, not copied."""
+        meeting = Meeting(names, timeout_seconds)
+        handles = [
+            ThreadHandle(name, functools.partial(make, ThreadGroup(meeting, rank)), meeting)
+            for rank, (name, make) in enumerate(zip(names, make_services, strict=True))
+        ]
+        self._handles += handles
+        return handles
+
+    def shared_array(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        """Zeroed memory, which all threads see anyway; FleetError where there is not enough."""
+        try:
+            return np.zeros(shape, dtype)
+        except MemoryError as error:
+            raise FleetError(f"a shared array does not fit: {error}") from None
+
     def close(self) -> None:
-        """Ends all threads."""
-        while self._handles:
-            self._handles.pop().close()
+        """Lets the calls made so far finish, within a short time, and ends all threads."""
+        handles, self._handles = self._handles, []
+        for handle in handles:
+            handle.ask_to_end()
+        deadline = time.monotonic() + _CLOSE_SECONDS
+        hung = [handle for handle in handles if handle.is_running(max(0.0, deadline - time.monotonic()))]
+        for handle in hung:
+            handle.leave_group()
+        deadline = time.monotonic() + _BROKEN_SECONDS
+        for handle in hung:
+            handle.is_running(max(0.0, deadline - time.monotonic()))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from qfleet.environments.vector import ObservationLayout
 from qfleet.errors import QfleetError
 from qfleet.kernels import STREAM_SAMPLING, kernel, uniform
-from qfleet.replay.memory import available_memory_bytes, readable_bytes
+from qfleet.memory import available_memory_bytes, readable_bytes
 from qfleet.replay.recorder import Block, frame_fields, transition_fields
 from qfleet.replay.ring import Ring, bytes_per_row
 from qfleet.replay.sum_tree import rebuild, sample_leaves, set_priorities, set_range, tree_offsets, tree_total

@@ -1,0 +1,21 @@
+"""The groups that the conformance tests share, one for each backend and size."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.backends.members import BACKENDS, Members
+
+
+@pytest.fixture(
+    scope="session", params=[(backend, size) for backend in BACKENDS for size in (1, 2, 3, 4)], ids=str
+)
+def members(request: pytest.FixtureRequest) -> Iterator[Members]:
+    group = Members(*request.param)
+    yield group
+    group.fleet.close()
+
+
+@pytest.fixture(params=list(BACKENDS))
+def backend(request: pytest.FixtureRequest) -> str:
+    return request.param

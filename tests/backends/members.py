@@ -1,0 +1,35 @@
+"""A service that runs any function of its group, and the groups that tests run them on."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from qfleet.backends.processes import ProcessFleet
+from qfleet.backends.threads import ThreadFleet
+from qfleet.fleet import Fleet, Group, Handle
+
+BACKENDS: dict[str, Callable[[], Fleet]] = {"threads": ThreadFleet, "processes": ProcessFleet}
+"""All that the conformance tests run on; a backend is one entry."""
+
+
+class Member:
+    """One service of a group."""
+
+    def __init__(self, group: Group) -> None:
+        self.group = group
+
+    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return function(self.group, *arguments)
+
+
+class Members:
+    """A group of them, called all at once."""
+
+    def __init__(self, backend: str, size: int, timeout_seconds: float = 20.0) -> None:
+        self.fleet, self.size = BACKENDS[backend](), size
+        names = [f"worker {rank}" for rank in range(size)]
+        self.handles: Sequence[Handle] = self.fleet.start_group(names, [Member] * size, timeout_seconds)
+
+    def run(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+        """What `function(group, *arguments)` gives on every rank."""
+        futures = [handle.call("run", function, *arguments) for handle in self.handles]
+        return [future.result(60) for future in futures]
