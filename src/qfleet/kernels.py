@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 import numba
 import numba.core.config
 import numpy as np
+from numba.core import cgutils, types
+from numba.extending import intrinsic
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -102,3 +104,27 @@ def uniform(seed, stream, counter, lane):
     bits = mix(bits + np.uint64(counter) * golden)
     bits = mix(bits + np.uint64(lane) * golden)
     return np.float64(bits >> np.uint64(11)) * (1.0 / 9007199254740992.0)
+
+
+def _prefetch(typing_context, array, index):
+    """Asks for the cache line of array.ravel()[index], which may lie anywhere."""
+
+    def generate(context, builder, signature, arguments):
+        from llvmlite import ir
+
+        data = cgutils.create_struct_proxy(signature.args[0])(context, builder, arguments[0]).data
+        byte_pointer, whole = ir.IntType(8).as_pointer(), ir.IntType(32)
+        address = builder.bitcast(builder.gep(data, [arguments[1]]), byte_pointer)
+        function = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(ir.VoidType(), [byte_pointer, whole, whole, whole]),
+            "llvm.prefetch.p0i8",
+        )
+        builder.call(function, [address, whole(0), whole(3), whole(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, index), generate
+
+
+prefetch: Any = intrinsic(_prefetch)
+"""prefetch(array, index) asks for the cache line of array.ravel()[index], which may lie anywhere."""

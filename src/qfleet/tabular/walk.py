@@ -8,10 +8,8 @@ into calls does not change its result.
 from typing import Any
 
 import numpy as np
-from numba.core import cgutils, types
-from numba.extending import intrinsic
 
-from qfleet.kernels import borrowing_kernel, mix, part
+from qfleet.kernels import borrowing_kernel, mix, part, prefetch
 from qfleet.tabular.choosing import choose, unit, value
 from qfleet.tabular.program import Program, dispatched
 from qfleet.tabular.records import EPISODE_STEPS, EPISODES, NO_ACTION, PARKED, STEPS
@@ -50,25 +48,20 @@ def _reset_of(program: Program) -> Any:
     return lambda program, parameters, random: function(parameters, random)
 
 
-@intrinsic
-def _prefetch(typing_context, array, index):
-    """Asks for the cache line of array.ravel()[index], which may lie anywhere."""
+@dispatched(lambda program: _approach_of(program))
+def approach(program, parameters, state) -> Any:
+    """Lets the world ask for the memory that a step from a state will need."""
+    raise NotImplementedError
 
-    def generate(context, builder, signature, arguments):
-        from llvmlite import ir
 
-        data = cgutils.create_struct_proxy(signature.args[0])(context, builder, arguments[0]).data
-        byte_pointer, whole = ir.IntType(8).as_pointer(), ir.IntType(32)
-        address = builder.bitcast(builder.gep(data, [arguments[1]]), byte_pointer)
-        function = cgutils.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(ir.VoidType(), [byte_pointer, whole, whole, whole]),
-            "llvm.prefetch.p0i8",
-        )
-        builder.call(function, [address, whole(0), whole(3), whole(1)])
-        return context.get_dummy_value()
+def _approach_of(program: Program) -> Any:
+    function = FUNCTIONS[program.world][3]
+    if function is None:
+        return _approach_nothing
+    return lambda program, parameters, state: function(parameters, state)
 
-    return types.void(array, index), generate
+
+def _approach_nothing(program, parameters, state): ...
 
 
 @borrowing_kernel
@@ -162,7 +155,8 @@ def _sweep_ahead(program, work, first, last):
             return _note_fault(work, walker, state, reward, 0)
         lanes.next_state[lane], lanes.reward[lane], lanes.terminated[lane] = state, reward, terminated
         row = row_of(program, work, state)
-        _prefetch(work.table.values, row * work.constants.num_actions)  # pyright: ignore[reportCallIssue]
+        prefetch(work.table.values, row * work.constants.num_actions)
+        approach(program, work.parameters, state)
     for lane in range(first, last):
         walker = lanes.walker[lane]
         if _finish(program, work, walker, lanes.next_state[lane], lanes.reward[lane], lanes.terminated[lane]):

@@ -44,6 +44,8 @@ class World:
     """Mean greedy return at which a run counts as solved."""
     grid_shape: tuple[int, int] | None = None
     """(rows, columns) where states are the cells of a grid, row by row, and actions are up, down, left, right."""
+    approach: Callable[..., Any] | None = None
+    """approach(parameters, state) asks for the memory of a step from a state, before it is needed; None: nothing."""
     key: str = field(init=False)
     """Names the functions to the compiler: equal for equal code."""
 
@@ -51,12 +53,12 @@ class World:
         for size in ("num_states", "num_actions"):
             if getattr(self, size) < 1:
                 raise QfleetError(f"{self.name}: {size} is {getattr(self, size)}; it must be at least 1")
-        for name in ("step", "reset", "allowed"):
+        for name in ("step", "reset", "allowed", "approach"):
             function = getattr(self, name)
             if function is not None:
                 plain = function.py_func if isinstance(function, Dispatcher) else function
                 object.__setattr__(self, name, part(plain))
-        functions = (self.step, self.reset, self.allowed)
+        functions = (self.step, self.reset, self.allowed, self.approach)
         object.__setattr__(self, "key", fingerprint(*functions))
         FUNCTIONS[self.key] = functions
 
@@ -74,11 +76,12 @@ class World:
             self.mdp,
             self.reward_threshold,
             self.grid_shape,
+            self.approach,
         )
 
 
 FUNCTIONS: dict[str, tuple[Any, ...]] = {}
-"""(step, reset, allowed) of every world made in this process, by its key."""
+"""(step, reset, allowed, approach) of every world made in this process, by its key."""
 
 
 def fingerprint(*functions: Callable[..., Any] | None) -> str:
