@@ -13,10 +13,13 @@ if TYPE_CHECKING:
     from qfleet.experiment import begin, resume, train
     from qfleet.run import Run, load, load_run
     from qfleet.training import Status, Training
+    from qfleet.worlds.mdp import MDP
+    from qfleet.worlds.world import World
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "MDP",
     "Agent",
     "DamagedError",
     "FleetError",
@@ -25,6 +28,7 @@ __all__ = [
     "Run",
     "Status",
     "Training",
+    "World",
     "begin",
     "load",
     "load_run",
@@ -38,6 +42,8 @@ _MODULES = {
     "qfleet.experiment": ("begin", "resume", "train"),
     "qfleet.run": ("Run", "load", "load_run"),
     "qfleet.training": ("Status", "Training"),
+    "qfleet.worlds.mdp": ("MDP",),
+    "qfleet.worlds.world": ("World",),
 }
 
 
