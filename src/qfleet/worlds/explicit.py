@@ -63,7 +63,8 @@ class RaggedParameters(NamedTuple):
 @part
 def step_deterministic(parameters, state, action, random):
     """A step where every pair has one outcome."""
-    return _arrive(parameters.outcomes[state * parameters.num_actions + action])
+    outcome = parameters.outcomes[state * parameters.num_actions + action]
+    return _arrive(outcome.next_state, outcome.reward)
 
 
 @part
@@ -74,7 +75,8 @@ def step_branching(parameters, state, action, random):
     chosen = index
     for branch in range(branching - 1):
         chosen += parameters.outcomes[index + branch].cumulative <= random
-    return _arrive(parameters.outcomes[chosen])
+    outcome = parameters.outcomes[chosen]
+    return _arrive(outcome.next_state, outcome.reward)
 
 
 @part
@@ -86,14 +88,16 @@ def step_ragged(parameters, state, action, random):
         half = count >> 1
         first += half if parameters.outcomes[first + half - 1].cumulative <= random else 0
         count -= half
-    return _arrive(parameters.outcomes[first])
+    outcome = parameters.outcomes[first]
+    return _arrive(outcome.next_state, outcome.reward)
 
 
 @part
-def _arrive(outcome):
+def _arrive(next_state, reward):
     """(next state, reward, terminated)."""
-    stored = np.int64(outcome.next_state)
-    return stored ^ (stored >> 63), np.float64(outcome.reward), stored < 0
+    # Takes no record: numba would give the long ones to what it compiled for the short ones.
+    stored = np.int64(next_state)
+    return stored ^ (stored >> 63), np.float64(reward), stored < 0
 
 
 @part

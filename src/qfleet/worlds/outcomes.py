@@ -12,7 +12,7 @@ from qfleet.worlds.validation import check_entries, check_sums, pair_error
 MAX_BRANCHING = 8
 """Outcomes a pair up to which all are compared with, so that every pair gets room for the same number."""
 
-_PADDING = 1.5
+_PADDING = 2
 """Records that may be stored for each one needed, before pairs get offsets instead of room for the same number."""
 
 _CHUNK_PAIRS = 1 << 20

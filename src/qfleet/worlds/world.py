@@ -96,10 +96,10 @@ def fingerprint(*functions: Callable[..., Any] | None) -> str:
 
 
 def _add(digest: "hashlib._Hash", value: Any, seen: set[int]) -> None:
-    if id(value) in seen:
-        return
     if isinstance(value, Dispatcher):
         value = value.py_func
+    if id(value) in seen:
+        return
     if isinstance(value, CodeType):
         digest.update(value.co_code + repr(value.co_names).encode())
         for constant in value.co_consts:
