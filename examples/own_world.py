@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 import qfleet
-from qfleet.worlds.world import World
 
 ROWS, COLUMNS = 7, 10
 START, GOAL = 3 * COLUMNS + 0, 3 * COLUMNS + 7
@@ -42,7 +41,7 @@ def reset(wind, random):
     return START
 
 
-GRID = World(
+GRID = qfleet.World(
     step,
     reset,
     num_states=ROWS * COLUMNS,

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import qfleet.worlds.catalogue as catalogue
+from qfleet.cli.environments import main
 from qfleet.errors import QfleetError
 from qfleet.worlds.catalogue import FAMILIES, WORLD_NAMES, make_world
 
@@ -30,7 +31,9 @@ def test_every_option_is_documented(name: str) -> None:
     assert re.findall(r"`(\w+)`", row) == own
 
 
-@pytest.mark.parametrize("name", ["CartPole-v1", "Chain-v0", "Gridworld3-4", "somewhere:GRID", "", "FrozenLake8x8-v1"])
+@pytest.mark.parametrize(
+    "name", ["CartPole-v1", "Chain-v0", "Gridworld3-4", "somewhere:GRID", "", "FrozenLake8x8-v1"]
+)
 def test_other_names_are_somebody_elses(name: str) -> None:
     assert make_world(name, {}) is None
 
@@ -80,3 +83,10 @@ def test_what_memory_cannot_hold_is_refused_before_it_is_made(name: str, monkeyp
 def test_states_that_cannot_be_numbered_are_refused() -> None:
     with pytest.raises(QfleetError, match="at most 2,147,483,647"):
         make_world("GridWorld-100000", {})
+
+
+def test_worlds_are_listed_with_the_environments(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    for name, summary in WORLD_NAMES.items():
+        assert [name, *summary.split()] in lines

@@ -83,7 +83,7 @@ def test_few_outcomes_need_no_offsets_and_many_get_them():
 def test_one_pair_with_several_outcomes_does_not_make_the_others_larger():
     transitions = np.eye(30)[np.random.default_rng(0).integers(0, 30, (30, 2))]
     transitions[4, 1] = 0
-    transitions[4, 1, : MAX_BRANCHING] = 1 / MAX_BRANCHING
+    transitions[4, 1, :MAX_BRANCHING] = 1 / MAX_BRANCHING
     mdp = MDP.from_arrays(transitions, np.zeros((30, 2)))
     assert mdp.outcomes.records.size == 60 - 1 + MAX_BRANCHING
 
@@ -145,11 +145,20 @@ BAD_ROW = np.array([[[1, 0], [0, 0]], [[0, 1], [0.5, 0.5]]])
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"transitions": BAD_SUM}, r"two: state 0, action 1: the probabilities sum to 0\.9; they must sum to 1"),
+        (
+            {"transitions": BAD_SUM},
+            r"two: state 0, action 1: the probabilities sum to 0\.9; they must sum to 1",
+        ),
         ({"transitions": BAD_SIGN}, r"two: state 1, action 0: a probability is -0\.5"),
         ({"transitions": BAD_NAN}, "two: state 1, action 1: a probability is nan"),
-        ({"transitions": BAD_ROW}, "two: state 0, action 1: no transition has a probability; mask the action"),
-        ({"transitions": [[0, 1], [2, 0]]}, "two: state 1, action 0: the next state 2 is out of range; .* 0 to 1"),
+        (
+            {"transitions": BAD_ROW},
+            "two: state 0, action 1: no transition has a probability; mask the action",
+        ),
+        (
+            {"transitions": [[0, 1], [2, 0]]},
+            "two: state 1, action 0: the next state 2 is out of range; .* 0 to 1",
+        ),
         ({"transitions": [[0, 1], [0, -1]]}, "two: state 1, action 1: the next state -1 is out of range"),
         ({"rewards": [[0, 1], [np.inf, 0]]}, "two: state 1, action 0: the reward is inf; it must be finite"),
         (
@@ -161,7 +170,10 @@ BAD_ROW = np.array([[[1, 0], [0, 0]], [[0, 1], [0.5, 0.5]]])
         ({"transitions": scipy.sparse.csr_array((3, 2))}, r"sparse transitions have shape \(3, 2\)"),
         ({"transitions": np.zeros((0, 2), int), "rewards": np.zeros((0, 2))}, "0 states and 2 actions"),
         ({"rewards": np.zeros(2)}, r"rewards have shape \(2,\)"),
-        ({"transitions": [[0, 1], [0, 1]], "rewards": [[0.0], [1.0]]}, r"next states are \(2, 2\), so rewards"),
+        (
+            {"transitions": [[0, 1], [0, 1]], "rewards": [[0.0], [1.0]]},
+            r"next states are \(2, 2\), so rewards",
+        ),
         ({"rewards": [["a", "b"], ["c", "d"]]}, "rewards are <U1; they must be integers or floating-point"),
         ({"terminal": [True]}, r"terminal has shape \(1,\); it must be \(2,\)"),
         ({"terminal": [5]}, "the terminal state 5 is out of range"),

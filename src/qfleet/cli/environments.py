@@ -36,7 +36,9 @@ def main(arguments: Sequence[str]) -> int:
 def _worlds() -> str:
     width = max(map(len, WORLD_NAMES))
     lines = [f"  {name:{width}}  {summary}" for name, summary in WORLD_NAMES.items()]
-    return "\n".join(["Worlds (stepped by the learning kernels; any size, `module:NAME` for your own)", *lines, ""])
+    return "\n".join(
+        ["Worlds (stepped by the learning kernels; any size, `module:NAME` for your own)", *lines, ""]
+    )
 
 
 def _section(family: str, entries: list[CatalogueEntry]) -> str:

@@ -61,7 +61,7 @@ FAMILIES = {
         _rows_and_columns,
         lambda sizes: (sizes[0] * sizes[1], 4),
         lambda sizes: 10 * sizes[0] * sizes[1],
-        lambda sizes, options, name: grid.make_grid(*sizes, options, name),
+        lambda sizes, options, name: grid.make_grid(sizes[0], sizes[1], options, name),
     ),
     "Chain": Family(
         "Chain-20",
@@ -72,7 +72,7 @@ FAMILIES = {
         _one,
         lambda sizes: (sizes[0], 2),
         lambda sizes: 0,
-        lambda sizes, options, name: chain.make_chain(*sizes, options, name),
+        lambda sizes, options, name: chain.make_chain(sizes[0], options, name),
     ),
     "Queue": Family(
         "Queue-50",
@@ -83,7 +83,7 @@ FAMILIES = {
         _one,
         lambda sizes: (sizes[0] + 1, 3),
         lambda sizes: 0,
-        lambda sizes, options, name: queueing.make_queue(*sizes, options, name),
+        lambda sizes, options, name: queueing.make_queue(sizes[0], options, name),
     ),
     "Inventory": Family(
         "Inventory-20",
@@ -94,7 +94,7 @@ FAMILIES = {
         _one,
         lambda sizes: (sizes[0] + 1, sizes[0] + 1),
         lambda sizes: 8 * sizes[0],
-        lambda sizes, options, name: inventory.make_inventory(*sizes, options, name),
+        lambda sizes, options, name: inventory.make_inventory(sizes[0], options, name),
     ),
     "Garnet": Family(
         "Garnet-1000",
@@ -105,7 +105,7 @@ FAMILIES = {
         _garnet_sizes,
         lambda sizes: (sizes[0], sizes[1]),
         lambda sizes: sizes[0] * sizes[1] * (8 + 28 * sizes[2]),
-        lambda sizes, options, name: garnet.make_garnet(*sizes, options, name),
+        lambda sizes, options, name: garnet.make_garnet(sizes[0], sizes[1], sizes[2], options, name),
     ),
 }
 

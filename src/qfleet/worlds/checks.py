@@ -8,10 +8,9 @@ from numba.core.errors import NumbaError
 
 from qfleet.errors import NonFiniteError, QfleetError
 from qfleet.kernels import borrowing_kernel
-from qfleet.tabular.choosing import allowed
-from qfleet.tabular.program import Program
+from qfleet.tabular.program import Program, dispatched
 from qfleet.tabular.walk import reset, step
-from qfleet.worlds.world import World
+from qfleet.worlds.world import FUNCTIONS, World
 
 NUM_STEPS = 200
 
@@ -27,6 +26,16 @@ _NOISE = ("Failed in", "During:", "There ", "- Of which", "Overload")
 """How lines begin that speak of numba's own workings."""
 
 
+@dispatched(lambda program: _allowed_of(program))
+def _allowed_part(program, parameters, state, action) -> Any:
+    raise NotImplementedError
+
+
+def _allowed_of(program: Program) -> Any:
+    function = FUNCTIONS[program.world][2]
+    return lambda program, parameters, state, action: function(parameters, state, action)
+
+
 @borrowing_kernel
 def _reset(program, parameters, random):
     return reset(program, parameters, random)
@@ -39,7 +48,7 @@ def _step(program, parameters, state, action, random):
 
 @borrowing_kernel
 def _allowed(program, parameters, state, action):
-    return allowed(program, parameters, state, action)
+    return _allowed_part(program, parameters, state, action)
 
 
 def check_world(world: World) -> None:

@@ -51,8 +51,10 @@ def garnet_mdp(num_states: int, num_actions: int, branching: int, options: Garne
     random = np.random.default_rng(options.seed)
     num_pairs = num_states * num_actions
     successors = distinct(random, num_pairs, num_states, branching)
-    transitions: Any = successors.reshape(num_states, num_actions)
-    if branching > 1:
+    transitions: Any
+    if branching == 1:
+        transitions = successors.reshape(num_states, num_actions)
+    else:
         transitions = _sparse(successors, _parts(random, num_pairs, branching), num_states)
     return MDP.from_arrays(
         transitions,

@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gymnasium import Env, spaces
+from gymnasium import Env, spaces, wrappers
 from gymnasium.envs.registration import registry
 
 from qfleet.environments.config import EnvironmentConfig
 from qfleet.environments.identifiers import find_spec, import_modules
 from qfleet.environments.single import EnvironmentSource, SingleFactory, make_quietly
-from qfleet.environments.wrapping import parse_options
+from qfleet.environments.wrapping import parse_options, wrapper_chain
 from qfleet.errors import QfleetError
 from qfleet.worlds.catalogue import make_world
 from qfleet.worlds.world import World
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 _WITHOUT_TABLE = ("ALE/", "MinAtar/")
 """Families of ids that need not be made to know that they have no table of transitions."""
+
+_HARMLESS = (wrappers.TimeLimit, wrappers.OrderEnforcing, wrappers.PassiveEnvChecker)
+"""Wrappers that leave observations, actions and rewards as they are, so that the table still holds."""
 
 
 def find_world(
@@ -106,14 +109,14 @@ def _named_in_module(source: str) -> "World | MDP | None":
         if _could_be_id(attribute):
             return None
         raise _no_such_attribute(module, module_name, attribute)
-    value = getattr(module, attribute)
+    value: Any = getattr(module, attribute)
     if _is_maker(value):
         value = _call(value, source)
         if not _is_world(value) and not isinstance(value, Env):
             raise QfleetError(f"{source} returned {type(value).__name__}; it should return a World or an MDP")
-    if _is_world(value) or isinstance(value, Env):
-        return value if _is_world(value) else None
-    if _could_be_id(attribute):
+    if _is_world(value):
+        return value
+    if isinstance(value, Env) or _could_be_id(attribute):
         return None
     raise QfleetError(
         f"{source} is of type {type(value).__name__}; it should be a World, an MDP or a function without arguments "
@@ -185,7 +188,8 @@ def _of_id(source: str, options: Mapping[str, str]) -> "MDP | None":
 
 def _of_environment(environment: Env) -> "MDP | None":
     """The environment's own table of transitions as an explicit MDP; None where it has none."""
-    if not isinstance(getattr(environment.unwrapped, "P", None), dict):
+    has_table = isinstance(getattr(environment.unwrapped, "P", None), dict)
+    if not has_table or not all(isinstance(item, _HARMLESS) for item in wrapper_chain(environment)[:-1]):
         return None
     from qfleet.worlds.mdp import MDP
 
