@@ -30,7 +30,7 @@ _CONFIG: Any = numba.core.config
 _FASTMATH = {"reassoc", "contract", "arcp", "nsz"}
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
-PART_OPTIONS: dict[str, bool] = {"forceinline": True, "_nrt": False}
+PART_OPTIONS: dict[str, Any] = {"forceinline": True, "_nrt": False}
 """What makes a function a part, for numba's decorators."""
 
 
