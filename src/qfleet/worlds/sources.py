@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from gymnasium import Env, spaces, wrappers
 from gymnasium.envs.registration import registry
@@ -115,8 +115,7 @@ def _named_in_module(source: str) -> "World | MDP | None":
         if not _is_world(value) and not isinstance(value, Env):
             raise QfleetError(f"{source} returned {type(value).__name__}; it should return a World or an MDP")
     if _is_world(value):
-        found: World | MDP = value
-        return found
+        return cast("World | MDP", value)
     if isinstance(value, Env) or _could_be_id(attribute):
         return None
     raise QfleetError(
