@@ -19,8 +19,9 @@ from qfleet.fleet import Fleet
 from qfleet.replay.replay import Replay
 from qfleet.settings import Settings
 from qfleet.topologies.overlapped import Overlapped, OverlappedConfig
-from qfleet.topologies.serial import Serial
+from qfleet.topologies.serial import Serial, SerialConfig
 from qfleet.topologies.topology import Team, Topology
+from qfleet.trainee import Trainee
 
 if TYPE_CHECKING:
     import torch
@@ -34,41 +35,64 @@ class Problem:
     """What is learned on: the settings, and the objects that no settings can hold."""
 
     settings: Settings
-    source: EnvironmentSource
+    source: Source
     """The id, object or function that environments are made from."""
     network: "nn.Module | None" = None
     """The user's own network."""
 
+    @property
+    def gymnasium_source(self) -> EnvironmentSource:
+        """What Gymnasium environments are made from; raises QfleetError where it is a world."""
+        if isinstance(self.source, World | MDP):
+            raise QfleetError(
+                f"--algorithm {self.settings.run.algorithm} needs a Gymnasium environment; "
+                f"{self.source.name} is a {type(self.source).__name__}, of which tables can be learned (q-learning)"
+            )
+        return self.source
+
     def description(self) -> EnvironmentDescription:
         """What is known of the environment."""
-        return describe(self.source, self.settings.engine)
+        return describe(self.gymnasium_source, self.settings.environments)
 
     def shape(self, description: EnvironmentDescription) -> NetworkShape:
         """The network's shape."""
         return decide(
-            self.settings.algorithm, description.layout, description.frame_stack, description.num_actions
+            self.settings.dqn, description.layout, description.frame_stack, description.num_actions
         )
 
     def evaluation_environment(self, num_episodes: int) -> VectorEnvironment:
         """Environments to play greedy episodes in."""
         one = isinstance(self.source, gymnasium.Env)
         num_envs = 1 if one else min(num_episodes, _MAX_EVALUATION_ENVIRONMENTS)
-        return make(self.source, replace(self.settings.engine, num_envs=num_envs), training=False)
+        config = replace(self.settings.environments, num_envs=num_envs)
+        return make(self.gymnasium_source, config, training=False)
+
+
+def make_trainee(problem: Problem, report: Callable[[str], None]) -> Trainee:
+    """What the run trains; `report` takes one line for whatever a person should know meanwhile."""
+    # Each is imported only by the runs that need it: neither is quick.
+    if problem.settings.kind == "table":
+        from qfleet.table_trainee import TableTrainee
+
+        return TableTrainee(problem, report)
+    from qfleet.deep_trainee import DeepTrainee
+
+    return DeepTrainee(problem)
 
 
 def make_learner(problem: Problem, description: EnvironmentDescription) -> Learner:
     """The learner on the engine that fits its network and device."""
-    settings, shape = problem.settings, problem.shape(description)
+    settings, shape, config = problem.settings, problem.shape(description), problem.settings.dqn
     num_mask_actions = description.num_actions if description.masks_actions else 0
     device = settings.run.device
     if problem.network is None and shape.compilable and device != "cuda":
-        return CompiledLearner(settings.algorithm, shape, num_mask_actions, settings.run.seed)
+        return CompiledLearner(config, shape, num_mask_actions, settings.run.seed)
     # PyTorch is imported only by the runs that need it: that costs a second.
     from qfleet.deep.torch_learner import TorchLearner
 
     make_module = _module_maker(problem, shape)
     return TorchLearner(
-        settings.algorithm,
+        config,
         shape,
         num_mask_actions,
         settings.run.seed,
@@ -97,8 +121,9 @@ def make_topology(
     problem: Problem, description: EnvironmentDescription, learner: Learner, fleet: Fleet
 ) -> tuple[Topology, Replay]:
     """The topology with its members, and the replay they share."""
-    settings = problem.settings
-    config, num_envs = settings.algorithm, settings.engine.num_envs
+    settings, config, num_envs = problem.settings, problem.settings.dqn, problem.settings.environments.num_envs
+    assert isinstance(settings.topology, OverlappedConfig | SerialConfig)
+    block_steps = settings.topology.block_steps
     num_mask_actions = description.num_actions if description.masks_actions else 0
     replay = Replay(
         config,
@@ -107,17 +132,17 @@ def make_topology(
         num_mask_actions=num_mask_actions,
         num_envs=num_envs,
         n_step=config.n_step,
-        max_steps_per_block=-(-settings.topology.block_steps // num_envs),
+        max_steps_per_block=-(-block_steps // num_envs),
     )
 
     def make_actor() -> Actor:
         return Actor(
-            make(problem.source, settings.engine),
+            make(problem.gymnasium_source, settings.environments),
             learner.policy(),
             config,
             num_mask_actions=num_mask_actions,
             seed=settings.run.seed,
-            block_steps=settings.topology.block_steps,
+            block_steps=block_steps,
         )
 
     team = Team(config, learner, replay, make_actor, fleet, settings.run.steps)
