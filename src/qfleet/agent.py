@@ -1,6 +1,7 @@
 """What a trained run becomes: something that acts on observations."""
 
-from typing import Any, final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,16 @@ from qfleet.deep.parameters import Parameters
 from qfleet.environments.config import EnvironmentConfig
 from qfleet.environments.making import make_single
 from qfleet.environments.single import EnvironmentSource
+from qfleet.errors import QfleetError
+from qfleet.sources import Source, gymnasium_source, world_of
+from qfleet.states.config import StatesConfig
+from qfleet.table_values import TableValues
+
+if TYPE_CHECKING:
+    from qfleet.worlds.world import World
+
+RowsOf = Callable[[Any], NDArray[np.int64]]
+"""The table's rows for an observation: one, or with tile coding several, whose values add up."""
 
 
 @final
@@ -51,3 +62,63 @@ class Agent:
         if action_mask is not None:
             values = np.where(np.asarray(action_mask, np.bool_), values, -np.inf)
         return int(np.argmax(values)) + self._action_start
+
+
+@final
+class TableAgent:
+    """Greedy with respect to a table; takes observations as the environment gives them, of a world its states."""
+
+    def __init__(
+        self, values: TableValues, rows_of: RowsOf, world: "World | None" = None, action_start: int = 0
+    ) -> None:
+        self._values, self._rows_of, self._world, self._action_start = values, rows_of, world, action_start
+
+    @property
+    def values(self) -> NDArray[Any]:
+        """The table, (num_states, num_actions); raises QfleetError where its shards were kept apart."""
+        return self._values.merged()
+
+    def reset(self) -> None:
+        """A new episode begins: nothing to forget."""
+
+    def q_values(self, observation: Any) -> NDArray[Any]:
+        """Q of every action, (num_actions,); raises QfleetError for what is no state of the table."""
+        rows = self._rows_of(observation)
+        return sum((self._values.row(int(row)) for row in rows[1:]), self._values.row(int(rows[0])).copy())
+
+    def act(self, observation: Any, action_mask: NDArray[np.bool_] | None = None) -> int:
+        """The best action, as the environment's `step` takes it; never a masked one, nor one the world forbids."""
+        values = self.q_values(observation)
+        for mask in (action_mask, self._allowed(observation)):
+            if mask is not None:
+                values = np.where(np.asarray(mask, np.bool_), values, -np.inf)
+        return int(np.argmax(values)) + self._action_start
+
+    def _allowed(self, observation: Any) -> NDArray[np.bool_] | None:
+        if self._world is None or self._world.allowed is None:
+            return None
+        from qfleet.worlds.masks import allowed_actions
+
+        mask = allowed_actions(self._world, self._rows_of(observation))
+        return None if mask is None else mask[0]
+
+
+def make_table_agent(source: Source, states: StatesConfig, values_state: dict[str, Any]) -> TableAgent:
+    """The agent of a table's run, from what its checkpoints hold of its values."""
+    values, found = TableValues.from_state(values_state), world_of(source, states)
+    if found is not None:
+        world = found.world() if hasattr(found, "world") else found
+        return TableAgent(values, _state_number, world)
+    from qfleet.states.encoder import make_encoder
+
+    single = make_single(gymnasium_source(source, "q-learning"), states.environments())
+    single.env.close()
+    encoder = make_encoder(single.env.observation_space, states, values_state.get("encoder"))
+    return TableAgent(values, encoder.rows, None, single.action_start)
+
+
+def _state_number(observation: Any) -> NDArray[np.int64]:
+    number = np.asarray(observation)
+    if number.shape not in ((), (1,)) or number.dtype.kind not in "iu":
+        raise QfleetError(f"observation {observation!r} is no state; it should be one whole number")
+    return number.reshape(1).astype(np.int64)

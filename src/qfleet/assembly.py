@@ -18,10 +18,13 @@ from qfleet.errors import QfleetError
 from qfleet.fleet import Fleet
 from qfleet.replay.replay import Replay
 from qfleet.settings import Settings
+from qfleet.sources import Source, gymnasium_source, source_name, world_of
+from qfleet.tabular.support import refuse_unsupported
 from qfleet.topologies.overlapped import Overlapped, OverlappedConfig
 from qfleet.topologies.serial import Serial, SerialConfig
 from qfleet.topologies.topology import Team, Topology
 from qfleet.trainee import Trainee
+from qfleet.worlds.sources import is_discrete
 
 if TYPE_CHECKING:
     import torch
@@ -43,12 +46,7 @@ class Problem:
     @property
     def gymnasium_source(self) -> EnvironmentSource:
         """What Gymnasium environments are made from; raises QfleetError where it is a world."""
-        if isinstance(self.source, World | MDP):
-            raise QfleetError(
-                f"--algorithm {self.settings.run.algorithm} needs a Gymnasium environment; "
-                f"{self.source.name} is a {type(self.source).__name__}, of which tables can be learned (q-learning)"
-            )
-        return self.source
+        return gymnasium_source(self.source, self.settings.run.algorithm)
 
     def description(self) -> EnvironmentDescription:
         """What is known of the environment."""
@@ -56,9 +54,7 @@ class Problem:
 
     def shape(self, description: EnvironmentDescription) -> NetworkShape:
         """The network's shape."""
-        return decide(
-            self.settings.dqn, description.layout, description.frame_stack, description.num_actions
-        )
+        return decide(self.settings.dqn, description.layout, description.frame_stack, description.num_actions)
 
     def evaluation_environment(self, num_episodes: int) -> VectorEnvironment:
         """Environments to play greedy episodes in."""
@@ -66,6 +62,29 @@ class Problem:
         num_envs = 1 if one else min(num_episodes, _MAX_EVALUATION_ENVIRONMENTS)
         config = replace(self.settings.environments, num_envs=num_envs)
         return make(self.gymnasium_source, config, training=False)
+
+
+def check(problem: Problem) -> None:
+    """Raises QfleetError for what can be known to be impossible before anything is made."""
+    settings = problem.settings
+    if settings.kind == "deep":
+        make_learner(problem, problem.description())
+        return
+    if problem.network is not None:
+        raise QfleetError(
+            f"a network was given, but {settings.run.algorithm} learns a table; algorithm='dqn' works"
+        )
+    if world_of(problem.source, settings.states) is not None:
+        refuse_unsupported(settings.rule, settings.run.topology, settings.run.backend, "compiled")
+        return
+    stepping = settings.states.known_stepping or "python"
+    refuse_unsupported(settings.rule, settings.run.topology, settings.run.backend, stepping)
+    environment = gymnasium_source(problem.source, settings.run.algorithm)
+    if not settings.states.discretize and not is_discrete(environment, settings.states.environments()):
+        raise QfleetError(
+            f"{source_name(problem.source)} has no states that can be counted, which a table needs; "
+            "--discretize 10 makes some, --algorithm dqn learns a network"
+        )
 
 
 def make_trainee(problem: Problem, report: Callable[[str], None]) -> Trainee:
@@ -121,7 +140,11 @@ def make_topology(
     problem: Problem, description: EnvironmentDescription, learner: Learner, fleet: Fleet
 ) -> tuple[Topology, Replay]:
     """The topology with its members, and the replay they share."""
-    settings, config, num_envs = problem.settings, problem.settings.dqn, problem.settings.environments.num_envs
+    settings, config, num_envs = (
+        problem.settings,
+        problem.settings.dqn,
+        problem.settings.environments.num_envs,
+    )
     assert isinstance(settings.topology, OverlappedConfig | SerialConfig)
     block_steps = settings.topology.block_steps
     num_mask_actions = description.num_actions if description.masks_actions else 0

@@ -8,7 +8,7 @@ from qfleet.assembly import Problem, make_learner, make_topology
 from qfleet.backends.threads import ThreadFleet
 from qfleet.deep.actor import Gathered
 from qfleet.deep.evaluation import evaluate
-from qfleet.deep.parameters import Parameters
+from qfleet.deep.parameters import Parameters, parameters_of, state_of
 from qfleet.environments.vector import VectorEnvironment
 from qfleet.evaluation import Evaluation
 from qfleet.replay.ring import Ring
@@ -108,18 +108,13 @@ class DeepTrainee(Trainee):
 
     def values_state(self) -> dict[str, Any]:
         """The network's parameters and buffers."""
-        published = self.learner.publish()
-        return {"version": published.version, "parameters": published.vector, "buffers": published.buffers}
+        return state_of(self.learner.publish())
 
     @staticmethod
     def values_of(state: dict[str, Any]) -> dict[str, Any]:
         """The parameters in a whole state."""
         learner = state["learner"]
-        return {
-            "version": state["updates"],
-            "parameters": learner["parameters"],
-            "buffers": learner.get("buffers", {}),
-        }
+        return state_of(Parameters(state["updates"], learner["parameters"], learner.get("buffers", {})))
 
     def load_values(self, state: dict[str, Any]) -> None:
         """Takes a network's parameters; raises QfleetError if they are of another network."""
@@ -137,11 +132,6 @@ class DeepTrainee(Trainee):
     def close(self) -> None:
         """Ends the actor and closes all environments."""
         self._stack.close()
-
-
-def parameters_of(state: dict[str, Any]) -> Parameters:
-    """From the form that checkpoints keep to that which networks take."""
-    return Parameters(state["version"], state["parameters"], state["buffers"])
 
 
 def _stream(ring: Ring) -> Stream:

@@ -43,6 +43,7 @@ TOPOLOGY_CONFIGS: dict[Kind, dict[TopologyName, type[TopologyConfig]]] = {
     "deep": {"overlapped": OverlappedConfig, "serial": SerialConfig},
 }
 """By name, the default first."""
+_ONE_WORKER = ("serial", "overlapped")
 ENGINE_CONFIGS: dict[Kind, type[EnvironmentConfig] | type[StatesConfig]] = {
     "table": StatesConfig,
     "deep": EnvironmentConfig,
@@ -155,7 +156,7 @@ def _refuse_in_run(run: RunConfig) -> None:
         raise QfleetError(
             f"--topology {run.topology} does not work with --algorithm {run.algorithm}; {', '.join(known)} do"
         )
-    if run.workers != 1 and run.topology in ("serial", "overlapped"):
+    if run.workers != 1 and run.topology in _ONE_WORKER:
         parallel = "" if kind_of(run.algorithm) == "deep" else "; shared, averaged and partitioned have more"
         raise QfleetError(f"--workers {run.workers}: --topology {run.topology} has 1 worker{parallel}")
     if is_rule(run.algorithm):
@@ -166,7 +167,9 @@ def _refuse_in_run(run: RunConfig) -> None:
 
 def _refuse_for_tables(run: RunConfig) -> None:
     if run.device != "auto":
-        raise QfleetError(f"--device {run.device} is for networks; --algorithm {run.algorithm} learns a table")
+        raise QfleetError(
+            f"--device {run.device} is for networks; --algorithm {run.algorithm} learns a table"
+        )
     if run.until_error is not None and run.exact == "no":
         raise QfleetError("--until-error needs the exact solution; leave out --exact no")
 
@@ -249,18 +252,19 @@ class Settings:
 
     @property
     def environments(self) -> EnvironmentConfig:
-        """How a network's environments are stepped."""
-        assert isinstance(self.engine, EnvironmentConfig)
-        return self.engine
+        """How a network's environments are stepped, or one of those that a table's states come from is made."""
+        return self.engine if isinstance(self.engine, EnvironmentConfig) else self.engine.environments()
 
     def with_topology(self, name: TopologyName) -> "Settings":
         """Under another topology, which keeps the settings that both have."""
         known = TOPOLOGY_CONFIGS[self.kind]
-        if name == self.run.topology or name not in known:
-            return replace(self, run=replace(self.run, topology=name))
-        return replace(
-            self, run=replace(self.run, topology=name), topology=_carried_over(self.topology, known[name])
-        )
+        if name not in known:
+            return replace(self, run=replace(self.run, topology=name))  # which says what works
+        if name == self.run.topology:
+            return self
+        alone: dict[str, Any] = {"workers": 1, "backend": "threads"} if name in _ONE_WORKER else {}
+        run = replace(self.run, topology=name, **alone)
+        return replace(self, run=run, topology=_carried_over(self.topology, known[name]))
 
     def with_algorithm(self, name: Algorithm) -> "Settings":
         """By another algorithm; of the same kind of values, it keeps all settings that have an effect on it too."""

@@ -7,7 +7,19 @@ from dataclasses import fields, replace
 from fnmatch import fnmatch
 from typing import Any
 
-from qfleet.settings import TOPOLOGY_CONFIGS, Settings, TopologyName
+from qfleet.settings import (
+    ALGORITHM_CONFIGS,
+    ENGINE_CONFIGS,
+    TOPOLOGY_CONFIGS,
+    Algorithm,
+    RunConfig,
+    Settings,
+    TopologyName,
+    default_topology,
+    kind_of,
+)
+from qfleet.states.config import StatesConfig
+from qfleet.tabular.config import TabularConfig
 
 TUNED: dict[str, dict[str, Any]] = {
     "CartPole-v1": {
@@ -91,16 +103,61 @@ def is_tuned(environment: str) -> bool:
     return any(fnmatch(environment, pattern) for pattern in TUNED)
 
 
-def default_settings(environment: str, topology: TopologyName = "overlapped") -> Settings:
-    """What a run of `environment` begins from."""
-    settings = Settings(environment)
-    settings = replace(
-        settings, run=replace(settings.run, topology=topology), topology=TOPOLOGY_CONFIGS[topology]()
-    )
+_COMPILED_STEPS, _PYTHON_STEPS = 20_000_000, 1_000_000
+
+
+def default_settings(
+    environment: str,
+    topology: TopologyName | None = None,
+    algorithm: Algorithm = "dqn",
+    *,
+    compiled: bool = True,
+) -> Settings:
+    """What a run of `environment` begins from; of a table, whether it is stepped in kernels matters."""
+    kind = kind_of(algorithm)
+    name = default_topology(kind) if topology is None else topology
+    if name not in TOPOLOGY_CONFIGS[kind]:
+        RunConfig(algorithm=algorithm, topology=name)  # which says what works
+    if kind == "table":
+        return _table_settings(environment, algorithm, name, compiled)
+    run = RunConfig(algorithm=algorithm, topology=name)
+    settings = Settings(environment, run, topology=TOPOLOGY_CONFIGS[kind][name]())
     for pattern, values in TUNED.items():
         if fnmatch(environment, pattern):
             settings = with_values(settings, values)
     return settings
+
+
+def _table_settings(
+    environment: str, algorithm: Algorithm, topology: TopologyName, compiled: bool
+) -> Settings:
+    run = RunConfig(
+        algorithm=algorithm,
+        topology=topology,
+        backend="threads" if compiled or topology == "serial" else "processes",
+        steps=_COMPILED_STEPS if compiled else _PYTHON_STEPS,
+    )
+    return Settings(environment, run, StatesConfig(), TabularConfig(), TOPOLOGY_CONFIGS["table"][topology]())
+
+
+def owner_of(setting: str) -> str:
+    """Which algorithms or topology a setting belongs to, for people; empty where it belongs to none."""
+    for kind, described in (("table", "a table's algorithms (q-learning)"), ("deep", "--algorithm dqn")):
+        configs = [
+            ENGINE_CONFIGS[kind],
+            *(ALGORITHM_CONFIGS[name] for name in ALGORITHM_CONFIGS if kind_of(name) == kind),
+        ]
+        if any(setting in _names(config) for config in configs):
+            return described
+    for known in TOPOLOGY_CONFIGS.values():
+        for name, config in known.items():
+            if setting in _names(config):
+                return f"--topology {name}"
+    return ""
+
+
+def _names(config: Any) -> set[str]:
+    return {item.name for item in fields(config)}
 
 
 def with_values(settings: Settings, values: dict[str, Any]) -> Settings:

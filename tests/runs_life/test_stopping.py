@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import qfleet
-from qfleet.deep.evaluation import CONFIRMING, FINAL, PERIODIC, evaluation_seed
+from qfleet.evaluation import CONFIRMING, FINAL, PERIODIC, evaluation_seed
 from qfleet.errors import QfleetError
 from qfleet.runs.checkpoints import CheckpointStore
 from tests.runs_life.small_worlds import MatchEnv, SeedLogEnv

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from qfleet.environments.config import EnvironmentConfig
 from qfleet.errors import QfleetError
 from qfleet.tabular.support import Stepping
 
@@ -71,3 +72,12 @@ class StatesConfig:
         if self.discretize or self.wrappers or self.stepping == "python":
             return "python"
         return "compiled" if self.stepping == "compiled" else None
+
+    def environments(self) -> EnvironmentConfig:
+        """How one of them is made."""
+        return EnvironmentConfig(
+            num_envs=1,
+            wrappers=self.wrappers,
+            environment_options=self.environment_options,
+            import_modules=self.import_modules,
+        )

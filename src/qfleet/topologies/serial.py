@@ -37,18 +37,6 @@ class SerialConfig:
             raise QfleetError(f"block_steps is {self.block_steps}; it must be at least 1")
 
 
-@dataclass(frozen=True)
-class TableSerialConfig:
-    """How long the turns of a table's one worker are."""
-
-    block_steps: int = 0
-    """Steps between two meetings with the run; 0: as many as take about a tenth of a second."""
-
-    def __post_init__(self) -> None:
-        if self.block_steps < 0:
-            raise QfleetError(f"block_steps is {self.block_steps}; it must not be negative")
-
-
 @final
 class Serial(Topology):
     """Acting and learning take turns."""
