@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qfleet.agent import Agent
+    from qfleet.agent import Agent, TableAgent
     from qfleet.errors import DamagedError, FleetError, NonFiniteError, QfleetError
     from qfleet.experiment import begin, resume, train
     from qfleet.run import Run, load, load_run
@@ -27,6 +27,7 @@ __all__ = [
     "QfleetError",
     "Run",
     "Status",
+    "TableAgent",
     "Training",
     "World",
     "begin",
@@ -37,7 +38,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "qfleet.agent": ("Agent",),
+    "qfleet.agent": ("Agent", "TableAgent"),
     "qfleet.errors": ("DamagedError", "FleetError", "NonFiniteError", "QfleetError"),
     "qfleet.experiment": ("begin", "resume", "train"),
     "qfleet.run": ("Run", "load", "load_run"),

@@ -13,7 +13,7 @@ from qfleet.environments.config import EnvironmentConfig
 from qfleet.environments.making import make_single
 from qfleet.environments.single import EnvironmentSource
 from qfleet.errors import QfleetError
-from qfleet.sources import Source, gymnasium_source, world_of
+from qfleet.sources import Source, as_world, gymnasium_source, world_of
 from qfleet.states.config import StatesConfig
 from qfleet.table_values import TableValues
 
@@ -107,8 +107,7 @@ def make_table_agent(source: Source, states: StatesConfig, values_state: dict[st
     """The agent of a table's run, from what its checkpoints hold of its values."""
     values, found = TableValues.from_state(values_state), world_of(source, states)
     if found is not None:
-        world = found.world() if hasattr(found, "world") else found
-        return TableAgent(values, _state_number, world)
+        return TableAgent(values, _state_number, as_world(found))
     from qfleet.states.encoder import make_encoder
 
     single = make_single(gymnasium_source(source, "q-learning"), states.environments())

@@ -209,7 +209,7 @@ def starting_settings(environment: Source, values: dict[str, Any]) -> Settings:
 
 
 def _no_setting(settings: Settings, unknown: str) -> str:
-    if owner := owner_of(unknown):
+    if owner := owner_of(unknown, settings.kind):
         run = settings.run
         return f"{unknown} belongs to {owner}; this run's are {run.algorithm} and {run.topology}"
     known = [item.name for part in _sections(settings) for item in fields(part)]

@@ -12,6 +12,7 @@ from qfleet.deep.evaluation import evaluate
 from qfleet.deep.parameters import parameters_of
 from qfleet.errors import QfleetError
 from qfleet.evaluation import FINAL, Evaluation, evaluation_seed
+from qfleet.export import export
 from qfleet.runs.checkpoints import CheckpointStore
 from qfleet.runs.folder import RunFolder
 from qfleet.settings import Settings, kind_of
@@ -51,6 +52,10 @@ class Run:
     def agent(self) -> Agent | TableAgent:
         """Acts greedily with the values."""
         return make_agent(self.problem, self.values_state)
+
+    def export(self, path: str | Path) -> None:
+        """Writes a table and its greedy policy to a .csv or .npz file; raises QfleetError where that cannot be."""
+        export(self, Path(path))
 
     def evaluate(self, episodes: int = 100, seed: int | None = None) -> Evaluation:
         """Plays greedy episodes that training never saw; the same seed plays the same ones."""

@@ -92,3 +92,8 @@ def default_algorithm(source: Source, states: StatesConfig) -> Algorithm:
     if world_of(source, states) is not None:
         return "q-learning"
     return "q-learning" if is_discrete(_of_gymnasium(source), states.environments()) else "dqn"
+
+
+def as_world(found: "World | MDP") -> World:
+    """What kernels step, of a World or an MDP."""
+    return found if isinstance(found, World) else found.world()

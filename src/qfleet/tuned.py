@@ -12,6 +12,7 @@ from qfleet.settings import (
     ENGINE_CONFIGS,
     TOPOLOGY_CONFIGS,
     Algorithm,
+    Kind,
     RunConfig,
     Settings,
     TopologyName,
@@ -140,20 +141,25 @@ def _table_settings(
     return Settings(environment, run, StatesConfig(), TabularConfig(), TOPOLOGY_CONFIGS["table"][topology]())
 
 
-def owner_of(setting: str) -> str:
-    """Which algorithms or topology a setting belongs to, for people; empty where it belongs to none."""
-    for kind, described in (("table", "a table's algorithms (q-learning)"), ("deep", "--algorithm dqn")):
-        configs = [
-            ENGINE_CONFIGS[kind],
-            *(ALGORITHM_CONFIGS[name] for name in ALGORITHM_CONFIGS if kind_of(name) == kind),
-        ]
-        if any(setting in _names(config) for config in configs):
+_DESCRIBED: dict[Algorithm, str] = {
+    "q-learning": "the algorithms of tables (--algorithm q-learning)",
+    "dqn": "--algorithm dqn",
+}
+
+
+def owner_of(setting: str, kind: Kind) -> str:
+    """Which algorithms or topologies a setting belongs to that a run of `kind` lacks; empty: none has it."""
+    if names := _topologies_with(setting, kind):
+        return f"--topology {names}"
+    for algorithm, described in _DESCRIBED.items():
+        if setting in _names(ENGINE_CONFIGS[kind_of(algorithm)]) | _names(ALGORITHM_CONFIGS[algorithm]):
             return described
-    for known in TOPOLOGY_CONFIGS.values():
-        for name, config in known.items():
-            if setting in _names(config):
-                return f"--topology {name}"
-    return ""
+    names = _topologies_with(setting, "table" if kind == "deep" else "deep")
+    return f"--topology {names}" if names else ""
+
+
+def _topologies_with(setting: str, kind: Kind) -> str:
+    return " or ".join(name for name, config in TOPOLOGY_CONFIGS[kind].items() if setting in _names(config))
 
 
 def _names(config: Any) -> set[str]:

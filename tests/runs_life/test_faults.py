@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import qfleet
-from qfleet.errors import NonFiniteError, QfleetError
 from qfleet.deep.parameters import parameters_of
+from qfleet.errors import NonFiniteError, QfleetError
 from qfleet.run import read_values
 from qfleet.runs.checkpoints import CheckpointStore
 from qfleet.runs.folder import RunFolder
