@@ -7,16 +7,14 @@ from typing import Annotated
 
 import tyro
 
-from qfleet.cli.output import lines
 from qfleet.cli.parsing import parse
 from qfleet.environments.catalogue import CatalogueEntry, environments
 from qfleet.environments.identifiers import import_modules
-from qfleet.worlds.catalogue import WORLD_NAMES
 
 
 @dataclass(frozen=True)
 class EnvironmentsFlags:
-    """Lists the worlds and the installed environments with discrete actions; a star: it has tuned settings."""
+    """Lists the installed environments with discrete actions; a star marks those with tuned settings."""
 
     import_modules: Annotated[tuple[str, ...], tyro.conf.arg(name="import")] = ()
     """Modules to import first, because they register environments; the current folder is searched too."""
@@ -27,7 +25,6 @@ def main(arguments: Sequence[str]) -> int:
     import_modules(parse("environments", EnvironmentsFlags, arguments).import_modules)
     for family, entries in groupby(environments(), key=lambda entry: entry.family):
         print(_section(family, list(entries)))
-    print(_worlds())
     print(
         "* has tuned settings. --import MODULE adds environments of your own; qfleet doctor lists extras with more."
     )
@@ -39,9 +36,3 @@ def _section(family: str, entries: list[CatalogueEntry]) -> str:
     extra = "" if first.extra is None else f", from the extra {first.extra}"
     names = [f"  {entry.id}{' *' if entry.is_tuned else ''}" for entry in entries]
     return "\n".join([f"{family} (engine {first.engine}{extra})", *names, ""])
-
-
-def _worlds() -> str:
-    """The families that are compiled into the learning kernels; the number in a name is the size."""
-    rows = lines([(f"  {name}", text) for name, text in WORLD_NAMES.items()])
-    return f"worlds, compiled; the number is the size\n{rows}\n"
