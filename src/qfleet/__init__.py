@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qfleet.agent import Agent, TableAgent
+    from qfleet.agent import Agent
     from qfleet.errors import DamagedError, FleetError, NonFiniteError, QfleetError
     from qfleet.experiment import begin, resume, train
     from qfleet.run import Run, load, load_run
@@ -27,7 +27,6 @@ __all__ = [
     "QfleetError",
     "Run",
     "Status",
-    "TableAgent",
     "Training",
     "World",
     "begin",
@@ -38,7 +37,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "qfleet.agent": ("Agent", "TableAgent"),
+    "qfleet.agent": ("Agent",),
     "qfleet.errors": ("DamagedError", "FleetError", "NonFiniteError", "QfleetError"),
     "qfleet.experiment": ("begin", "resume", "train"),
     "qfleet.run": ("Run", "load", "load_run"),

@@ -1,5 +1,6 @@
 """What a trained run becomes: something that acts on observations."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, final
 
@@ -24,9 +25,41 @@ RowsOf = Callable[[Any], NDArray[np.int64]]
 """The table's rows for an observation: one, or with tile coding several, whose values add up."""
 
 
-@final
-class Agent:
+class Agent(ABC):
     """Greedy with respect to a run's values; takes observations as the environment gives them."""
+
+    def __init__(self, action_start: int) -> None:
+        self._action_start = action_start
+
+    @property
+    @abstractmethod
+    def values(self) -> NDArray[Any]:
+        """A table's values, (num_states, num_actions), or a network's parameters, (num_parameters,) float32."""
+
+    def reset(self) -> None:
+        """A new episode begins: forgets earlier frames. Needed only where frames are stacked."""
+        return
+
+    @abstractmethod
+    def q_values(self, observation: Any) -> NDArray[Any]:
+        """Q of every action, (num_actions,), after seeing one observation of the environment."""
+
+    def act(self, observation: Any, action_mask: NDArray[np.bool_] | None = None) -> int:
+        """The best action for one observation, as the environment's `step` takes it; a masked one never."""
+        values = self.q_values(observation)
+        for mask in (action_mask, self._allowed(observation)):
+            if mask is not None:
+                values = np.where(np.asarray(mask, np.bool_), values, -np.inf)
+        return int(np.argmax(values)) + self._action_start
+
+    def _allowed(self, observation: Any) -> NDArray[np.bool_] | None:
+        """Which actions the environment itself has there; None: all."""
+        return None
+
+
+@final
+class NetworkAgent(Agent):
+    """Acts by a Q-network."""
 
     def __init__(
         self, source: EnvironmentSource, config: EnvironmentConfig, policy: Policy, parameters: Parameters
@@ -34,7 +67,8 @@ class Agent:
         single = make_single(source, config)
         single.env.close()
         self.parameters = parameters
-        self._policy, self._encoder, self._action_start = policy, single.encoder, single.action_start
+        super().__init__(single.action_start)
+        self._policy, self._encoder = policy, single.encoder
         layout = single.encoder.layout
         self._stacks = FrameStacks(1, single.frame_stack, layout.size, layout.dtype)
         self._started = np.ones(1, np.bool_)
@@ -56,43 +90,26 @@ class Agent:
         self._started[:] = False
         return self._policy.values(self._stacks.stacked)[0].copy()
 
-    def act(self, observation: Any, action_mask: NDArray[np.bool_] | None = None) -> int:
-        """The best action for one observation, as the environment's `step` takes it; a masked one never."""
-        values = self.q_values(observation)
-        if action_mask is not None:
-            values = np.where(np.asarray(action_mask, np.bool_), values, -np.inf)
-        return int(np.argmax(values)) + self._action_start
-
 
 @final
-class TableAgent:
-    """Greedy with respect to a table; takes observations as the environment gives them, of a world its states."""
+class TableAgent(Agent):
+    """Acts by a table; the observations of a world are its states."""
 
     def __init__(
         self, values: TableValues, rows_of: RowsOf, world: "World | None" = None, action_start: int = 0
     ) -> None:
-        self._values, self._rows_of, self._world, self._action_start = values, rows_of, world, action_start
+        super().__init__(action_start)
+        self._values, self._rows_of, self._world = values, rows_of, world
 
     @property
     def values(self) -> NDArray[Any]:
         """The table, (num_states, num_actions); raises QfleetError where its shards were kept apart."""
         return self._values.merged()
 
-    def reset(self) -> None:
-        """A new episode begins: nothing to forget."""
-
     def q_values(self, observation: Any) -> NDArray[Any]:
         """Q of every action, (num_actions,); raises QfleetError for what is no state of the table."""
         rows = self._rows_of(observation)
         return sum((self._values.row(int(row)) for row in rows[1:]), self._values.row(int(rows[0])).copy())
-
-    def act(self, observation: Any, action_mask: NDArray[np.bool_] | None = None) -> int:
-        """The best action, as the environment's `step` takes it; never a masked one, nor one the world forbids."""
-        values = self.q_values(observation)
-        for mask in (action_mask, self._allowed(observation)):
-            if mask is not None:
-                values = np.where(np.asarray(mask, np.bool_), values, -np.inf)
-        return int(np.argmax(values)) + self._action_start
 
     def _allowed(self, observation: Any) -> NDArray[np.bool_] | None:
         if self._world is None or self._world.allowed is None:

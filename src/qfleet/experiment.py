@@ -41,10 +41,10 @@ def train(
     """Trains on an environment: an id, a gymnasium.Env, a function without arguments that makes one, a World or an MDP.
 
     `settings` are fields of RunConfig, of EnvironmentConfig (networks) or StatesConfig (tables), of the algorithm's
-    and of the topology's config, on top of what is tuned for the environment or of a run's `config` (a path to its config.json). `network` is your own
-    module from observations (batch, ...) to values (batch, num_actions), or one of ours by name. `on_status` is
-    called after every block of steps; return False from it to stop. Raises QfleetError for settings that
-    cannot be.
+    and of the topology's config, on top of what is tuned for the environment or of a run's `config` (a path to its
+    config.json). `network` is your own module from observations (batch, ...) to values (batch, num_actions), or one
+    of ours by name. `on_status` is called after every block of steps; return False from it to stop. Raises
+    QfleetError for settings that cannot be.
     """
     if isinstance(network, str):
         network, settings = None, settings | {"network": network}
@@ -66,8 +66,8 @@ def begin(
 ) -> Iterator[Training]:
     """`train` at your own pace: iterate over the Training to make blocks of steps, for as long as you like.
 
-    Every turn gives a Status; `training.trainee` (the learner, its replay or tables) and `training.load_best()` are there
-    to look at. Evaluation, checkpoints and metrics happen as in `train`; the summary and the report are yours to ask for.
+    Every turn gives a Status; `training.trainee` (what learns) and `training.load_best()` are there to look at.
+    Evaluation, checkpoints and metrics happen as in `train`; the summary and the report are yours to ask for.
     """
     problem = Problem(make_settings(environment, config, settings), environment, network)
     with (

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qfleet.agent import Agent, TableAgent
+from qfleet.agent import Agent
 from qfleet.environments.identifiers import find_spec, missing_package
 from qfleet.environments.making import make_single
 from qfleet.environments.single import EnvironmentSource, SingleEnvironment
@@ -92,7 +92,7 @@ def _episode_seeds(episodes: int, seed: int | None) -> list[int]:
 
 
 def _drawn(
-    agent: Agent | TableAgent, single: SingleEnvironment, seeds: list[int], max_steps: int, show: Show
+    agent: Agent, single: SingleEnvironment, seeds: list[int], max_steps: int, show: Show
 ) -> list[float]:
     """Plays, and gives the reasons why nothing can be drawn in one line."""
     try:
@@ -110,9 +110,7 @@ def _drawn(
         raise
 
 
-def _episode(
-    agent: Agent | TableAgent, single: SingleEnvironment, seed: int, max_steps: int, show: Show
-) -> float:
+def _episode(agent: Agent, single: SingleEnvironment, seed: int, max_steps: int, show: Show) -> float:
     env, total = single.env, 0.0
     agent.reset()
     observation, info = env.reset(seed=seed)

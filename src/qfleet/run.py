@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from numpy.typing import NDArray
 
-from qfleet.agent import Agent, TableAgent, make_table_agent
+from qfleet.agent import Agent, NetworkAgent, make_table_agent
 from qfleet.assembly import Problem, make_learner, make_trainee
 from qfleet.deep.evaluation import evaluate
 from qfleet.deep.parameters import parameters_of
@@ -49,7 +49,7 @@ class Run:
             return TableValues.from_state(self.values_state).merged()
         return self.values_state["parameters"]
 
-    def agent(self) -> Agent | TableAgent:
+    def agent(self) -> Agent:
         """Acts greedily with the values."""
         return make_agent(self.problem, self.values_state)
 
@@ -66,9 +66,7 @@ class Run:
         return result
 
 
-def load(
-    path: str | Path, *, environment: Source | None = None, network: "nn.Module | None" = None
-) -> Agent | TableAgent:
+def load(path: str | Path, *, environment: Source | None = None, network: "nn.Module | None" = None) -> Agent:
     """The agent of a run's best checkpoint, or of its newest if none was evaluated yet."""
     folder = RunFolder.open(Path(path))
     problem = problem_of(folder, environment, network)
@@ -109,12 +107,14 @@ def read_values(folder: RunFolder, report: Callable[[str], None] = lambda line: 
     return DeepTrainee.values_of(newest[1])
 
 
-def make_agent(problem: Problem, values_state: dict[str, Any]) -> Agent | TableAgent:
+def make_agent(problem: Problem, values_state: dict[str, Any]) -> Agent:
     """An agent that acts with these values."""
     if problem.settings.kind == "table":
         return make_table_agent(problem.source, problem.settings.states, values_state)
     policy = make_learner(problem, problem.description()).policy()
-    return Agent(problem.gymnasium_source, problem.settings.environments, policy, parameters_of(values_state))
+    return NetworkAgent(
+        problem.gymnasium_source, problem.settings.environments, policy, parameters_of(values_state)
+    )
 
 
 def _evaluate_network(

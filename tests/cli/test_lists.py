@@ -29,7 +29,7 @@ def test_every_algorithm_and_topology_has_a_line(call: Call) -> None:
 
 def test_the_matrix_says_what_is_supported(call: Call) -> None:
     lines = call("algorithms").out.splitlines()[len(ALGORITHM_CONFIGS) + 1 :]
-    header, rows = lines[0].split(), {line.split()[0]: line.split()[1:] for line in lines[1:]}
+    header, rows = lines[0].split(), {line.split()[0]: line.split()[1:] for line in lines[1:8]}
     assert header == list(TABLE_TOPOLOGIES)
     assert rows["q-learning"] == ["wpt", "wpt", "wpt", "w"] and rows["tree-backup"] == ["wp", "wp", "wp", "w"]
 

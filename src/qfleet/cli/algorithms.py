@@ -33,7 +33,7 @@ class AlgorithmsFlags:
 def main(arguments: Sequence[str]) -> int:
     """Prints each algorithm with its idea, then the matrix of algorithms and topologies."""
     parse("algorithms", AlgorithmsFlags, arguments)
-    print(lines([(name, text) for name, text in _IDEAS.items()]))
+    print(lines(list(_IDEAS.items())))
     print(f"\n{_matrix()}\n\n{_notes()}")
     return 0
 

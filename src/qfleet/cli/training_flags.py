@@ -57,7 +57,7 @@ class TrainFlags:
     environment: Annotated[
         tyro.conf.Positional[str], tyro.conf.arg(metavar="ENVIRONMENT", help_behavior_hint="")
     ]
-    """What to train on: Gymnasium's id, a world's name (GridWorld-64), or module:NAME of your own; with --config it may be left out."""
+    """What to train on: Gymnasium's id, a world (GridWorld-64) or module:NAME; with --config it may be left out."""
     config: Annotated[str, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = ""
     """A config.json, or a run's folder, to take all settings from; flags go on top."""
     out: Annotated[str, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = ""

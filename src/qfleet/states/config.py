@@ -16,7 +16,7 @@ class StatesConfig:
     """How a table's environment is stepped, and which of its states is which row."""
 
     stepping: ChosenStepping = "auto"
-    """compiled steps worlds and known tables in the learning kernel; python steps a Gymnasium environment itself; auto compiles where it can."""
+    """compiled: in the learning kernel, which takes worlds and environments with a table; python; auto: what works."""
     discretize: int = 0
     """Bins of every dimension of Box observations; 0: only whole numbers are states."""
     tilings: int = 0
@@ -26,7 +26,7 @@ class StatesConfig:
     max_episode_steps: int = 0
     """Steps after which an episode is truncated; 0: as the environment says."""
     wrappers: tuple[str, ...] = ()
-    """Gymnasium wrappers, innermost first: Name, Name=value or Name=key:value,key:value; the environment is then stepped in Python."""
+    """Gymnasium wrappers, innermost first: Name, Name=value or Name=key:value,key:value; steps in Python."""
     environment_options: tuple[str, ...] = ()
     """Options of the environment itself, as key=value (is_slippery=False)."""
     import_modules: tuple[str, ...] = ()
