@@ -166,7 +166,7 @@ def test_the_matrix_is_what_is_refused(rule: Rule, topology: str, stepping: Step
     if supported:
         refuse_unsupported(rule, topology, backend, stepping)
     else:
-        with pytest.raises(QfleetError, match="do$"):
+        with pytest.raises(QfleetError, match=r"do$"):
             refuse_unsupported(rule, topology, backend, stepping)
 
 
