@@ -47,4 +47,4 @@ with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         for _ in training:
             pass
-        print(json.dumps({"seconds": time.perf_counter() - start, "updates": training.learner.num_updates}))
+        print(json.dumps({"seconds": time.perf_counter() - start, "updates": training.trainee.num_updates}))

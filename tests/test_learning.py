@@ -54,6 +54,7 @@ def test_masked_actions_are_never_taken_and_the_goal_is_reached(tmp_path: Path) 
     run = qfleet.train(
         make_corridor,
         steps=4_000,
+        algorithm="dqn",
         learning_starts_steps=200,
         exploration_steps=1_500,
         hidden_sizes=(32,),

@@ -18,9 +18,13 @@ from qfleet.errors import QfleetError
 from qfleet.fleet import Fleet
 from qfleet.replay.replay import Replay
 from qfleet.settings import Settings
+from qfleet.sources import Source, gymnasium_source, source_name, world_of
+from qfleet.tabular.support import refuse_unsupported
 from qfleet.topologies.overlapped import Overlapped, OverlappedConfig
-from qfleet.topologies.serial import Serial
+from qfleet.topologies.serial import Serial, SerialConfig
 from qfleet.topologies.topology import Team, Topology
+from qfleet.trainee import Trainee
+from qfleet.worlds.sources import is_discrete
 
 if TYPE_CHECKING:
     import torch
@@ -34,41 +38,80 @@ class Problem:
     """What is learned on: the settings, and the objects that no settings can hold."""
 
     settings: Settings
-    source: EnvironmentSource
+    source: Source
     """The id, object or function that environments are made from."""
     network: "nn.Module | None" = None
     """The user's own network."""
 
+    @property
+    def gymnasium_source(self) -> EnvironmentSource:
+        """What Gymnasium environments are made from; raises QfleetError where it is a world."""
+        return gymnasium_source(self.source, self.settings.run.algorithm)
+
     def description(self) -> EnvironmentDescription:
         """What is known of the environment."""
-        return describe(self.source, self.settings.engine)
+        return describe(self.gymnasium_source, self.settings.environments)
 
     def shape(self, description: EnvironmentDescription) -> NetworkShape:
         """The network's shape."""
-        return decide(
-            self.settings.algorithm, description.layout, description.frame_stack, description.num_actions
-        )
+        return decide(self.settings.dqn, description.layout, description.frame_stack, description.num_actions)
 
     def evaluation_environment(self, num_episodes: int) -> VectorEnvironment:
         """Environments to play greedy episodes in."""
         one = isinstance(self.source, gymnasium.Env)
         num_envs = 1 if one else min(num_episodes, _MAX_EVALUATION_ENVIRONMENTS)
-        return make(self.source, replace(self.settings.engine, num_envs=num_envs), training=False)
+        config = replace(self.settings.environments, num_envs=num_envs)
+        return make(self.gymnasium_source, config, training=False)
+
+
+def check(problem: Problem) -> None:
+    """Raises QfleetError for what can be known to be impossible before anything is made."""
+    settings = problem.settings
+    if settings.kind == "deep":
+        make_learner(problem, problem.description())
+        return
+    if problem.network is not None:
+        raise QfleetError(
+            f"a network was given, but {settings.run.algorithm} learns a table; algorithm='dqn' works"
+        )
+    if world_of(problem.source, settings.states) is not None:
+        refuse_unsupported(settings.rule, settings.run.topology, settings.run.backend, "compiled")
+        return
+    stepping = settings.states.known_stepping or "python"
+    refuse_unsupported(settings.rule, settings.run.topology, settings.run.backend, stepping)
+    environment = gymnasium_source(problem.source, settings.run.algorithm)
+    if not settings.states.discretize and not is_discrete(environment, settings.states.environments()):
+        raise QfleetError(
+            f"{source_name(problem.source)} has no states that can be counted, which a table needs; "
+            "--discretize 10 makes some, --algorithm dqn learns a network"
+        )
+
+
+def make_trainee(problem: Problem, report: Callable[[str], None]) -> Trainee:
+    """What the run trains; `report` takes one line for whatever a person should know meanwhile."""
+    # Each is imported only by the runs that need it: neither is quick.
+    if problem.settings.kind == "table":
+        from qfleet.table_trainee import TableTrainee
+
+        return TableTrainee(problem, report)
+    from qfleet.deep_trainee import DeepTrainee
+
+    return DeepTrainee(problem)
 
 
 def make_learner(problem: Problem, description: EnvironmentDescription) -> Learner:
     """The learner on the engine that fits its network and device."""
-    settings, shape = problem.settings, problem.shape(description)
+    settings, shape, config = problem.settings, problem.shape(description), problem.settings.dqn
     num_mask_actions = description.num_actions if description.masks_actions else 0
     device = settings.run.device
     if problem.network is None and shape.compilable and device != "cuda":
-        return CompiledLearner(settings.algorithm, shape, num_mask_actions, settings.run.seed)
+        return CompiledLearner(config, shape, num_mask_actions, settings.run.seed)
     # PyTorch is imported only by the runs that need it: that costs a second.
     from qfleet.deep.torch_learner import TorchLearner
 
     make_module = _module_maker(problem, shape)
     return TorchLearner(
-        settings.algorithm,
+        config,
         shape,
         num_mask_actions,
         settings.run.seed,
@@ -97,8 +140,13 @@ def make_topology(
     problem: Problem, description: EnvironmentDescription, learner: Learner, fleet: Fleet
 ) -> tuple[Topology, Replay]:
     """The topology with its members, and the replay they share."""
-    settings = problem.settings
-    config, num_envs = settings.algorithm, settings.engine.num_envs
+    settings, config, num_envs = (
+        problem.settings,
+        problem.settings.dqn,
+        problem.settings.environments.num_envs,
+    )
+    assert isinstance(settings.topology, OverlappedConfig | SerialConfig)
+    block_steps = settings.topology.block_steps
     num_mask_actions = description.num_actions if description.masks_actions else 0
     replay = Replay(
         config,
@@ -107,17 +155,17 @@ def make_topology(
         num_mask_actions=num_mask_actions,
         num_envs=num_envs,
         n_step=config.n_step,
-        max_steps_per_block=-(-settings.topology.block_steps // num_envs),
+        max_steps_per_block=-(-block_steps // num_envs),
     )
 
     def make_actor() -> Actor:
         return Actor(
-            make(problem.source, settings.engine),
+            make(problem.gymnasium_source, settings.environments),
             learner.policy(),
             config,
             num_mask_actions=num_mask_actions,
             seed=settings.run.seed,
-            block_steps=settings.topology.block_steps,
+            block_steps=block_steps,
         )
 
     team = Team(config, learner, replay, make_actor, fleet, settings.run.steps)

@@ -6,22 +6,21 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from qfleet.assembly import Problem, make_learner
-from qfleet.deep.evaluation import FINAL, evaluation_seed
-from qfleet.deep.parameters import Parameters
-from qfleet.environments.config import EnvironmentConfig
-from qfleet.environments.single import EnvironmentSource, SingleFactory
+from qfleet.assembly import Problem, check
 from qfleet.errors import QfleetError
+from qfleet.evaluation import FINAL, evaluation_seed
 from qfleet.interruption import Interruption
-from qfleet.run import Run, problem_of, read_parameters
+from qfleet.run import Run, problem_of, read_values
 from qfleet.runs.folder import RunFolder, read_json
 from qfleet.runs.progress import Progress
 from qfleet.runs.report import write_report
-from qfleet.settings import Settings
+from qfleet.settings import ALGORITHM_CONFIGS, RunConfig, Settings, TopologyName, is_rule
+from qfleet.sources import Source, default_algorithm, source_name, world_of
+from qfleet.states.config import StatesConfig
 from qfleet.training import Status, Training
-from qfleet.tuned import default_settings, with_values
+from qfleet.tuned import default_settings, owner_of, with_values
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,7 +29,7 @@ StatusCallback = Callable[[Status], object]
 
 
 def train(
-    environment: EnvironmentSource,
+    environment: Source,
     *,
     config: str | Path | None = None,
     network: "nn.Module | str | None" = None,
@@ -39,13 +38,13 @@ def train(
     on_status: StatusCallback = lambda status: None,
     **settings: Any,
 ) -> Run:
-    """Trains on an environment: an id, a gymnasium.Env, or a function without arguments that makes one.
+    """Trains on an environment: an id, a gymnasium.Env, a function without arguments that makes one, a World or an MDP.
 
-    `settings` are fields of RunConfig, EnvironmentConfig, the algorithm's and the topology's config, on top of
-    what is tuned for the environment or of a run's `config` (a path to its config.json). `network` is your own
-    module from observations (batch, ...) to values (batch, num_actions), or one of ours by name. `on_status` is
-    called after every block of steps; return False from it to stop. Raises QfleetError for settings that
-    cannot be.
+    `settings` are fields of RunConfig, of EnvironmentConfig (networks) or StatesConfig (tables), of the algorithm's
+    and of the topology's config, on top of what is tuned for the environment or of a run's `config` (a path to its
+    config.json). `network` is your own module from observations (batch, ...) to values (batch, num_actions), or one
+    of ours by name. `on_status` is called after every block of steps; return False from it to stop. Raises
+    QfleetError for settings that cannot be.
     """
     if isinstance(network, str):
         network, settings = None, settings | {"network": network}
@@ -58,7 +57,7 @@ def train(
 
 @contextmanager
 def begin(
-    environment: EnvironmentSource,
+    environment: Source,
     *,
     config: str | Path | None = None,
     network: "nn.Module | None" = None,
@@ -67,8 +66,8 @@ def begin(
 ) -> Iterator[Training]:
     """`train` at your own pace: iterate over the Training to make blocks of steps, for as long as you like.
 
-    Every turn gives a Status; `training.learner`, `training.replay` and `training.load_best()` are there to look
-    at. Evaluation, checkpoints and metrics happen as in `train`; the summary and the report are yours to ask for.
+    Every turn gives a Status; `training.trainee` (what learns) and `training.load_best()` are there to look at.
+    Evaluation, checkpoints and metrics happen as in `train`; the summary and the report are yours to ask for.
     """
     problem = Problem(make_settings(environment, config, settings), environment, network)
     with (
@@ -78,9 +77,9 @@ def begin(
         yield training
 
 
-def _warm_start(problem: Problem) -> Parameters | None:
+def _warm_start(problem: Problem) -> dict[str, Any] | None:
     path = problem.settings.run.warm_start
-    return read_parameters(RunFolder.open(Path(path))) if path else None
+    return read_values(RunFolder.open(Path(path))) if path else None
 
 
 @contextmanager
@@ -89,7 +88,7 @@ def new_folder(problem: Problem, out: Path | None) -> Iterator[RunFolder]:
     settings = problem.settings
     objects = {"environment": not isinstance(problem.source, str), "network": problem.network is not None}
     settings = replace(settings, objects=tuple(name for name, given in objects.items() if given))
-    make_learner(problem, problem.description())
+    check(problem)
     folder = RunFolder.create(settings.environment, settings.run.algorithm, settings.run.seed, out=out)
     try:
         folder.write_config(settings.to_json())
@@ -106,7 +105,7 @@ def new_folder(problem: Problem, out: Path | None) -> Iterator[RunFolder]:
 def resume(
     path: str | Path,
     *,
-    environment: EnvironmentSource | None = None,
+    environment: Source | None = None,
     network: "nn.Module | None" = None,
     quiet: bool = True,
     on_status: StatusCallback = lambda status: None,
@@ -124,7 +123,7 @@ def run_training(
     quiet: bool,
     on_status: StatusCallback,
     resume: bool = False,
-    warm_start: Parameters | None = None,
+    warm_start: dict[str, Any] | None = None,
     interruption: Interruption | None = None,
 ) -> Run:
     """Trains to the end, evaluates, writes the summary and the report.
@@ -149,58 +148,74 @@ def run_training(
                     _show(progress, status)
                     if on_status(status) is False:
                         training.stop("callback")
-            parameters = training.load_best()
-            summary = _finish(training, parameters, interruption)
+            values = training.load_best()
+            summary = _finish(training, values, interruption)
     write_report([folder.path], folder.report)
-    return Run(problem, folder, parameters, summary)
+    return Run(problem, folder, values, summary)
 
 
 def _progress(training: Training, quiet: bool) -> Progress:
     return Progress(
-        training.problem.settings.run.steps, training.first_step, training.learner.num_updates, quiet=quiet
+        training.problem.settings.run.steps, training.first_step, training.trainee.num_updates, quiet=quiet
     )
 
 
 def _show(progress: Progress, status: Status) -> None:
-    progress.update(status.steps, status.updates, status.mean_return, status.exploration_rate)
+    progress.update(status.steps, status.updates, status.mean_return, status.exploration_rate, status.error)
     if status.evaluation is not None:
         mean, error = status.evaluation.mean, status.evaluation.standard_error
         progress.message(f"step {status.steps:>9,}  greedy return {mean:.1f} ± {error:.1f}")
 
 
-def _finish(training: Training, parameters: Parameters, interruption: Interruption) -> dict[str, Any]:
+def _finish(training: Training, values: dict[str, Any], interruption: Interruption) -> dict[str, Any]:
     """The summary, with the final evaluation unless the run was told to end quickly."""
     evaluation = None
     if not interruption:
         run = training.problem.settings.run
-        training.policy.load(parameters)
+        training.trainee.load_values(values)
         evaluation = training.play(run.final_episodes, evaluation_seed(run.seed, FINAL, 0))
     summary = training.summary(evaluation)
     training.folder.write_summary(summary)
     return summary
 
 
-def make_settings(
-    environment: EnvironmentSource, config: str | Path | None, values: dict[str, Any]
-) -> Settings:
+def make_settings(environment: Source, config: str | Path | None, values: dict[str, Any]) -> Settings:
     """Tuned or given settings with `values` on top; raises QfleetError for a name that no setting has."""
-    name = SingleFactory(environment, EnvironmentConfig()).name
+    name = environment if isinstance(environment, str) else source_name(environment)
     if config is None:
-        topology = values.get("topology", "overlapped")
-        settings = replace(
-            default_settings(name, topology),
-            environment=environment if isinstance(environment, str) else name,
-        )
+        settings = starting_settings(environment, values)
     else:
-        settings = read_settings(Path(config))
+        settings = replace(read_settings(Path(config)), environment=name)
+        settings = settings.with_algorithm(values.get("algorithm", settings.run.algorithm))
+        settings = settings.with_topology(values.get("topology", settings.run.topology))
     try:
         return with_values(settings, values)
     except KeyError as error:
-        unknown = str(error.args[0])
-        known = [item.name for part in _sections(settings) for item in fields(part)]
-        nearest = difflib.get_close_matches(unknown, known, 3)
-        hint = f"; did you mean {', '.join(nearest)}?" if nearest else ""
-        raise QfleetError(f"there is no setting {unknown!r}{hint}") from error
+        raise QfleetError(_no_setting(settings, str(error.args[0]))) from error
+
+
+def starting_settings(environment: Source, values: dict[str, Any]) -> Settings:
+    """What a run begins from before `values` go on top: they decide which algorithm and topology it is."""
+    of_states = {item.name: values[item.name] for item in fields(StatesConfig) if item.name in values}
+    states = StatesConfig(**of_states)
+    algorithm = values.get("algorithm") or default_algorithm(environment, states)
+    topology = values.get("topology")
+    if algorithm not in ALGORITHM_CONFIGS or topology not in (None, *get_args(TopologyName)):
+        RunConfig(algorithm=algorithm, topology=topology or "serial")  # which says what it must be
+    compiled = is_rule(algorithm) and world_of(environment, states) is not None
+    name = environment if isinstance(environment, str) else source_name(environment)
+    settings = default_settings(source_name(environment), topology, algorithm, compiled=compiled)
+    return replace(settings, environment=name)
+
+
+def _no_setting(settings: Settings, unknown: str) -> str:
+    if owner := owner_of(unknown, settings.kind):
+        run = settings.run
+        return f"{unknown} belongs to {owner}; this run's are {run.algorithm} and {run.topology}"
+    known = [item.name for part in _sections(settings) for item in fields(part)]
+    nearest = difflib.get_close_matches(unknown, known, 3)
+    hint = f"; did you mean {', '.join(nearest)}?" if nearest else ""
+    return f"there is no setting {unknown!r}{hint}"
 
 
 def _sections(settings: Settings) -> tuple[Any, ...]:

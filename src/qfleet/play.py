@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qfleet.agent import Agent
-from qfleet.environments.identifiers import missing_package
+from qfleet.environments.identifiers import find_spec, missing_package
 from qfleet.environments.making import make_single
-from qfleet.environments.single import SingleEnvironment
+from qfleet.environments.single import EnvironmentSource, SingleEnvironment
 from qfleet.errors import QfleetError
 from qfleet.run import Run
+from qfleet.sources import is_world, source_name, world_of
+from qfleet.states.config import StatesConfig
 
 _DEFAULT_FRAMES_PER_SECOND = 30
 _LEAST_SIDE = 240
@@ -46,12 +48,26 @@ def play(run: Run, episodes: int = 1, seed: int | None = None, video: Path | Non
         with warnings.catch_warnings():
             # Gymnasium warns of the mode that it does not have; make_single says the same as an error.
             warnings.simplefilter("ignore")
-            single = make_single(run.problem.source, settings.engine, mode)
+            single = make_single(_drawable(run), settings.environments, mode)
         stack.callback(single.env.close)
         show = _nothing if video is None else _video_writer(video, single, stack)
         return _drawn(
             run.agent(), single, _episode_seeds(episodes, seed), settings.run.max_evaluation_steps, show
         )
+
+
+def _drawable(run: Run) -> EnvironmentSource:
+    """What Gymnasium can draw; raises QfleetError for worlds, which have no picture."""
+    source = run.problem.source
+    if is_world(source) or (isinstance(source, str) and _is_known_world(source)):
+        raise QfleetError(
+            f"{source_name(source)} is a world, of which there is nothing to draw; qfleet evaluate {run.path} works"
+        )
+    return run.problem.gymnasium_source
+
+
+def _is_known_world(name: str) -> bool:
+    return find_spec(name) is None and world_of(name, StatesConfig()) is not None
 
 
 def _check_display(run: Run) -> None:

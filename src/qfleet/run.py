@@ -4,18 +4,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-import numpy as np
 from numpy.typing import NDArray
 
-from qfleet.agent import Agent
-from qfleet.assembly import Problem, make_learner
-from qfleet.deep.evaluation import FINAL, Evaluation, evaluate, evaluation_seed
-from qfleet.deep.parameters import Parameters
-from qfleet.environments.single import EnvironmentSource
+from qfleet.agent import Agent, NetworkAgent, make_table_agent
+from qfleet.assembly import Problem, make_learner, make_trainee
+from qfleet.deep.evaluation import evaluate
+from qfleet.deep.parameters import parameters_of
 from qfleet.errors import QfleetError
+from qfleet.evaluation import FINAL, Evaluation, evaluation_seed
+from qfleet.export import export
 from qfleet.runs.checkpoints import CheckpointStore
 from qfleet.runs.folder import RunFolder
-from qfleet.settings import Settings
+from qfleet.settings import Settings, kind_of
+from qfleet.sources import Source
+from qfleet.table_values import TableValues
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,10 +28,11 @@ class Run:
     """A finished (or interrupted) run."""
 
     def __init__(
-        self, problem: Problem, folder: RunFolder, parameters: Parameters, summary: dict[str, Any]
+        self, problem: Problem, folder: RunFolder, values_state: dict[str, Any], summary: dict[str, Any]
     ) -> None:
         self.problem, self.folder, self.summary = problem, folder, summary
-        self._parameters = parameters
+        self.values_state = values_state
+        """The values as checkpoints hold them (`Trainee.values_state`)."""
 
     @property
     def path(self) -> Path:
@@ -37,30 +40,41 @@ class Run:
         return self.folder.path
 
     @property
-    def values(self) -> NDArray[np.float32]:
-        """The Q-network's parameters, (num_parameters,) float32, as they did best in evaluation."""
-        return self._parameters.vector
+    def values(self) -> NDArray[Any]:
+        """The values: a table's (num_states, num_actions), or a network's (num_parameters,) float32.
+
+        Raises QfleetError for a table whose shards were kept apart (--keep-shards).
+        """
+        if self.problem.settings.kind == "table":
+            return TableValues.from_state(self.values_state).merged()
+        return self.values_state["parameters"]
 
     def agent(self) -> Agent:
         """Acts greedily with the values."""
-        return make_agent(self.problem, self._parameters)
+        return make_agent(self.problem, self.values_state)
+
+    def export(self, path: str | Path) -> None:
+        """Writes a table and its greedy policy to a .csv or .npz file; raises QfleetError where that cannot be."""
+        export(self, Path(path))
 
     def evaluate(self, episodes: int = 100, seed: int | None = None) -> Evaluation:
         """Plays greedy episodes that training never saw; the same seed plays the same ones."""
-        return evaluate_parameters(self.problem, self._parameters, episodes, seed)
+        chosen = evaluation_seed(self.problem.settings.run.seed, FINAL, 0) if seed is None else seed
+        play = _evaluate_table if self.problem.settings.kind == "table" else _evaluate_network
+        result = play(self.problem, self.values_state, episodes, chosen)
+        assert result is not None  # only an interruption, of which there is none here, gives None
+        return result
 
 
-def load(
-    path: str | Path, *, environment: EnvironmentSource | None = None, network: "nn.Module | None" = None
-) -> Agent:
+def load(path: str | Path, *, environment: Source | None = None, network: "nn.Module | None" = None) -> Agent:
     """The agent of a run's best checkpoint, or of its newest if none was evaluated yet."""
     folder = RunFolder.open(Path(path))
     problem = problem_of(folder, environment, network)
-    return make_agent(problem, read_parameters(folder))
+    return make_agent(problem, read_values(folder))
 
 
 def load_run(
-    path: str | Path, *, environment: EnvironmentSource | None = None, network: "nn.Module | None" = None
+    path: str | Path, *, environment: Source | None = None, network: "nn.Module | None" = None
 ) -> Run:
     """A run from its folder, as `train` returned it."""
     folder = RunFolder.open(Path(path))
@@ -69,50 +83,64 @@ def load_run(
         summary = folder.read_summary()
     except QfleetError:
         summary = {}
-    return Run(problem, folder, read_parameters(folder), summary)
+    return Run(problem, folder, read_values(folder), summary)
 
 
-def read_parameters(folder: RunFolder, report: Callable[[str], None] = lambda line: None) -> Parameters:
-    """The best parameters of a run, else its newest; raises QfleetError if it has none."""
+def read_values(folder: RunFolder, report: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+    """The best values of a run, else its newest, as `Trainee.values_state` gives them.
+
+    Raises QfleetError if it has none.
+    """
     store = CheckpointStore(folder.checkpoints, report=report)
     best = store.load_best()
     if best is not None:
-        return Parameters(best[0], best[1]["parameters"], best[1]["buffers"])
+        return best[1]
     newest = store.load_newest()
     if newest is None:
         raise QfleetError(f"{folder.path} has no checkpoint yet: the run ended before its first")
-    learner = newest[1]["learner"]
-    return Parameters(newest[1]["updates"], learner["parameters"], learner.get("buffers", {}))
+    if kind_of(Settings.from_json(folder.read_config()).run.algorithm) == "table":
+        from qfleet.table_trainee import TableTrainee
+
+        return TableTrainee.values_of(newest[1])
+    from qfleet.deep_trainee import DeepTrainee
+
+    return DeepTrainee.values_of(newest[1])
 
 
-def make_agent(problem: Problem, parameters: Parameters) -> Agent:
-    """An agent that acts with `parameters`."""
-    description = problem.description()
-    policy = make_learner(problem, description).policy()
-    policy.load(parameters)
-    return Agent(problem.source, problem.settings.engine, policy, parameters)
-
-
-def evaluate_parameters(
-    problem: Problem, parameters: Parameters, episodes: int, seed: int | None
-) -> Evaluation:
-    """Plays greedy episodes."""
+def make_agent(problem: Problem, values_state: dict[str, Any]) -> Agent:
+    """An agent that acts with these values."""
+    if problem.settings.kind == "table":
+        return make_table_agent(problem.source, problem.settings.states, values_state)
     policy = make_learner(problem, problem.description()).policy()
-    policy.load(parameters)
-    run = problem.settings.run
+    return NetworkAgent(
+        problem.gymnasium_source, problem.settings.environments, policy, parameters_of(values_state)
+    )
+
+
+def _evaluate_network(
+    problem: Problem, values_state: dict[str, Any], episodes: int, seed: int
+) -> Evaluation | None:
+    policy = make_learner(problem, problem.description()).policy()
+    policy.load(parameters_of(values_state))
     environment = problem.evaluation_environment(episodes)
     try:
-        chosen = evaluation_seed(run.seed, FINAL, 0) if seed is None else seed
-        result = evaluate(environment, policy, episodes, chosen, run.max_evaluation_steps)
+        return evaluate(environment, policy, episodes, seed, problem.settings.run.max_evaluation_steps)
     finally:
         environment.close()
-    assert result is not None  # only an interruption, of which there is none here, gives None
-    return result
 
 
-def problem_of(
-    folder: RunFolder, environment: EnvironmentSource | None, network: "nn.Module | None"
-) -> Problem:
+def _evaluate_table(
+    problem: Problem, values_state: dict[str, Any], episodes: int, seed: int
+) -> Evaluation | None:
+    trainee = make_trainee(problem, lambda line: None)
+    try:
+        trainee.load_values(values_state)
+        return trainee.evaluate(episodes, seed, lambda: False)
+    finally:
+        trainee.close()
+
+
+def problem_of(folder: RunFolder, environment: Source | None, network: "nn.Module | None") -> Problem:
     """The problem a run was about; objects that its config cannot hold are given again."""
     settings = Settings.from_json(folder.read_config())
     given = {"environment": environment, "network": network}

@@ -2,25 +2,67 @@
 
 import dataclasses
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeGuard, get_args
 
 from qfleet.deep.dqn import DQNConfig
 from qfleet.environments.config import EnvironmentConfig
 from qfleet.errors import QfleetError
+from qfleet.states.config import StatesConfig
+from qfleet.tabular.config import TabularConfig
+from qfleet.tabular.program import Rule
+from qfleet.tabular.support import refuse_unsupported
+from qfleet.topologies.averaged import AveragedConfig
 from qfleet.topologies.overlapped import OverlappedConfig
-from qfleet.topologies.serial import SerialConfig
+from qfleet.topologies.partitioned import PartitionedConfig
+from qfleet.topologies.serial import SerialConfig, TableSerialConfig
+from qfleet.topologies.shared import SharedConfig
 
-Algorithm = Literal["dqn"]
-TopologyName = Literal["overlapped", "serial"]
-Backend = Literal["threads"]
+DeepAlgorithm = Literal["dqn"]
+Algorithm = Literal[Rule, DeepAlgorithm]
+Kind = Literal["table", "deep"]
+"""What the values are: a table or a network."""
+TopologyName = Literal["serial", "shared", "averaged", "partitioned", "overlapped"]
+Backend = Literal["threads", "processes"]
 Device = Literal["auto", "cpu", "cuda"]
-TopologyConfig = OverlappedConfig | SerialConfig
+Exact = Literal["auto", "yes", "no"]
+DeepTopologyConfig = OverlappedConfig | SerialConfig
+TableTopologyConfig = TableSerialConfig | SharedConfig | AveragedConfig | PartitionedConfig
+TopologyConfig = DeepTopologyConfig | TableTopologyConfig
 
-ALGORITHM_CONFIGS: dict[Algorithm, type[DQNConfig]] = {"dqn": DQNConfig}
-TOPOLOGY_CONFIGS: dict[TopologyName, type[TopologyConfig]] = {
-    "overlapped": OverlappedConfig,
-    "serial": SerialConfig,
+ALGORITHM_CONFIGS: dict[Algorithm, type[DQNConfig] | type[TabularConfig]] = {
+    **dict.fromkeys(get_args(Rule), TabularConfig),
+    "dqn": DQNConfig,
 }
+TOPOLOGY_CONFIGS: dict[Kind, dict[TopologyName, type[TopologyConfig]]] = {
+    "table": {
+        "serial": TableSerialConfig,
+        "shared": SharedConfig,
+        "averaged": AveragedConfig,
+        "partitioned": PartitionedConfig,
+    },
+    "deep": {"overlapped": OverlappedConfig, "serial": SerialConfig},
+}
+"""By name, the default first."""
+_ONE_WORKER = ("serial", "overlapped")
+ENGINE_CONFIGS: dict[Kind, type[EnvironmentConfig] | type[StatesConfig]] = {
+    "table": StatesConfig,
+    "deep": EnvironmentConfig,
+}
+
+
+def is_rule(algorithm: Algorithm) -> TypeGuard[Rule]:
+    """Whether it improves a table."""
+    return algorithm in get_args(Rule)
+
+
+def kind_of(algorithm: Algorithm) -> Kind:
+    """What an algorithm improves."""
+    return "table" if is_rule(algorithm) else "deep"
+
+
+def default_topology(kind: Kind) -> TopologyName:
+    """What a run has if it is not told otherwise."""
+    return next(iter(TOPOLOGY_CONFIGS[kind]))
 
 
 @dataclass(frozen=True)
@@ -36,11 +78,17 @@ class RunConfig:
     workers: int = 1
     """Members of the topology that learn."""
     steps: int = 100_000
-    """Environment steps after which the run stops."""
+    """Environment steps, of all workers together, after which the run stops."""
     episodes: int = 0
     """Episodes after which the run stops; 0: no limit."""
     until_return: float | None = None
     """Mean greedy return at which the run stops; unset: the environment's own threshold; inf: never."""
+    until_change: float | None = None
+    """Tables: the run stops once no value has changed by more than this in a round."""
+    until_error: float | None = None
+    """Tables: the run stops once no value is further than this from the exact one, where that is known."""
+    exact: Exact = "auto"
+    """Tables: whether to solve the environment exactly, to know that error; auto: up to 5 million pairs."""
     seed: int = 0
     """Seed of everything random."""
     device: Device = "auto"
@@ -54,7 +102,7 @@ class RunConfig:
     max_evaluation_steps: int = 27_000
     """Steps after which an evaluation's episode is cut off."""
     checkpoint_every_steps: int = 0
-    """Steps between checkpoints; 0: a tenth of --steps, at most 250000."""
+    """Steps between checkpoints; 0: a tenth of --steps, for networks at most 250000."""
     keep_checkpoints: int = 3
     """Newest checkpoints kept."""
     warm_start: str = ""
@@ -66,11 +114,13 @@ class RunConfig:
             ("topology", get_args(TopologyName)),
             ("backend", get_args(Backend)),
             ("device", get_args(Device)),
+            ("exact", get_args(Exact)),
         ):
             if getattr(self, name) not in known:
                 raise QfleetError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
         for name in (
             "steps",
+            "workers",
             "evaluation_episodes",
             "final_episodes",
             "max_evaluation_steps",
@@ -81,10 +131,11 @@ class RunConfig:
         for name in ("episodes", "evaluate_every_steps", "checkpoint_every_steps", "seed"):
             if getattr(self, name) < 0:
                 raise QfleetError(f"{name} is {getattr(self, name)}; it must not be negative")
-        if self.workers != 1:
-            raise QfleetError(
-                f"--workers {self.workers} with --topology {self.topology}: serial and overlapped have 1 worker"
-            )
+        for name in ("until_change", "until_error"):
+            limit = getattr(self, name)
+            if limit is not None and not limit >= 0:
+                raise QfleetError(f"{name} is {limit}; it must not be negative")
+        _refuse_in_run(self)
 
     @property
     def evaluation_interval(self) -> int:
@@ -94,7 +145,47 @@ class RunConfig:
     @property
     def checkpoint_interval(self) -> int:
         """Steps between checkpoints."""
-        return self.checkpoint_every_steps or max(1, min(self.steps // 10, 250_000))
+        most = self.steps if is_rule(self.algorithm) else 250_000
+        return self.checkpoint_every_steps or max(1, min(self.steps // 10, most))
+
+
+def _refuse_in_run(run: RunConfig) -> None:
+    """Raises QfleetError for settings of a run that cannot be together."""
+    known = TOPOLOGY_CONFIGS[kind_of(run.algorithm)]
+    if run.topology not in known:
+        raise QfleetError(
+            f"--topology {run.topology} does not work with --algorithm {run.algorithm}; {', '.join(known)} do"
+        )
+    if run.workers != 1 and run.topology in _ONE_WORKER:
+        parallel = "" if kind_of(run.algorithm) == "deep" else "; shared, averaged and partitioned have more"
+        raise QfleetError(f"--workers {run.workers}: --topology {run.topology} has 1 worker{parallel}")
+    if is_rule(run.algorithm):
+        _refuse_for_tables(run)
+    else:
+        _refuse_for_networks(run)
+
+
+def _refuse_for_tables(run: RunConfig) -> None:
+    if run.device != "auto":
+        raise QfleetError(
+            f"--device {run.device} is for networks; --algorithm {run.algorithm} learns a table"
+        )
+    if run.until_error is not None and run.exact == "no":
+        raise QfleetError("--until-error needs the exact solution; leave out --exact no")
+
+
+def _refuse_for_networks(run: RunConfig) -> None:
+    for name in ("until_change", "until_error"):
+        if getattr(run, name) is not None:
+            flag = f"--{name.replace('_', '-')}"
+            raise QfleetError(f"{flag} is for tables; --algorithm {run.algorithm} learns a network")
+    if run.exact != "auto":
+        raise QfleetError(f"--exact is for tables; --algorithm {run.algorithm} learns a network")
+    if run.backend != "threads":
+        raise QfleetError(
+            f"--backend {run.backend} is for tables; networks learn on threads, and --engine processes steps "
+            "their environments in processes"
+        )
 
 
 @dataclass(frozen=True)
@@ -104,25 +195,85 @@ class Settings:
     environment: str
     """The environment's id, or the name of the object it was made from."""
     run: RunConfig = field(default_factory=RunConfig)
-    engine: EnvironmentConfig = field(default_factory=EnvironmentConfig)
-    algorithm: DQNConfig = field(default_factory=DQNConfig)
+    engine: EnvironmentConfig | StatesConfig = field(default_factory=EnvironmentConfig)
+    algorithm: DQNConfig | TabularConfig = field(default_factory=DQNConfig)
     topology: TopologyConfig = field(default_factory=OverlappedConfig)
     objects: tuple[str, ...] = ()
     """What was handed in as Python objects, and so has to be again: environment, network."""
 
     def __post_init__(self) -> None:
-        expected = TOPOLOGY_CONFIGS[self.run.topology]
-        if not isinstance(self.topology, expected):
-            raise QfleetError(f"topology {self.run.topology} takes {expected.__name__}")
+        kind = kind_of(self.run.algorithm)
+        for name, config, expected in (
+            (f"algorithm {self.run.algorithm}", self.algorithm, ALGORITHM_CONFIGS[self.run.algorithm]),
+            (f"algorithm {self.run.algorithm}", self.engine, ENGINE_CONFIGS[kind]),
+            (f"topology {self.run.topology}", self.topology, TOPOLOGY_CONFIGS[kind][self.run.topology]),
+        ):
+            if not isinstance(config, expected):
+                raise QfleetError(f"{name} takes {expected.__name__}, not {type(config).__name__}")
+        if is_rule(self.run.algorithm):
+            self._refuse_for_rule(self.run.algorithm)
+
+    def _refuse_for_rule(self, rule: Rule) -> None:
+        self.tabular.refuse_for(rule)
+        stepping = self.states.known_stepping
+        if stepping is not None:
+            refuse_unsupported(rule, self.run.topology, self.run.backend, stepping)
+        elif self.run.topology == "serial":
+            refuse_unsupported(rule, "serial", self.run.backend, "compiled")
+
+    @property
+    def kind(self) -> Kind:
+        """What the run's values are."""
+        return kind_of(self.run.algorithm)
+
+    @property
+    def rule(self) -> Rule:
+        """By which a table learns."""
+        assert is_rule(self.run.algorithm)
+        return self.run.algorithm
+
+    @property
+    def tabular(self) -> TabularConfig:
+        """What a table learns by."""
+        assert isinstance(self.algorithm, TabularConfig)
+        return self.algorithm
+
+    @property
+    def states(self) -> StatesConfig:
+        """How a table's states are made."""
+        assert isinstance(self.engine, StatesConfig)
+        return self.engine
+
+    @property
+    def dqn(self) -> DQNConfig:
+        """What a network learns by."""
+        assert isinstance(self.algorithm, DQNConfig)
+        return self.algorithm
+
+    @property
+    def environments(self) -> EnvironmentConfig:
+        """How a network's environments are stepped, or one of those that a table's states come from is made."""
+        return self.engine if isinstance(self.engine, EnvironmentConfig) else self.engine.environments()
 
     def with_topology(self, name: TopologyName) -> "Settings":
         """Under another topology, which keeps the settings that both have."""
+        known = TOPOLOGY_CONFIGS[self.kind]
+        if name not in known:
+            return replace(self, run=replace(self.run, topology=name))  # which says what works
         if name == self.run.topology:
             return self
-        chosen = TOPOLOGY_CONFIGS[name]
-        shared = {item.name for item in fields(chosen)} & {item.name for item in fields(self.topology)}
-        topology = chosen(**{key: getattr(self.topology, key) for key in shared})
-        return replace(self, run=replace(self.run, topology=name), topology=topology)
+        alone: dict[str, Any] = {"workers": 1, "backend": "threads"} if name in _ONE_WORKER else {}
+        run = replace(self.run, topology=name, **alone)
+        return replace(self, run=run, topology=_carried_over(self.topology, known[name]))
+
+    def with_algorithm(self, name: Algorithm) -> "Settings":
+        """By another algorithm; of the same kind of values, it keeps all settings that have an effect on it too."""
+        if kind_of(name) != self.kind:
+            raise QfleetError(
+                f"this config is of a run by {self.run.algorithm}; --algorithm {name} cannot take its settings, "
+                f"since it learns a {'table' if is_rule(name) else 'network'}"
+            )
+        return replace(self, run=replace(self.run, algorithm=name))
 
     def to_json(self) -> dict[str, Any]:
         """As config.json holds them."""
@@ -140,14 +291,21 @@ class Settings:
         if not isinstance(objects, list) or any(name not in ("environment", "network") for name in objects):
             raise QfleetError(f"config: objects is {objects!r}; it may list 'environment' and 'network'")
         run = _from_json(RunConfig, value.get("run", {}), "run")
+        kind = kind_of(run.algorithm)
         return Settings(
             value["environment"],
             run,
-            _from_json(EnvironmentConfig, value.get("engine", {}), "engine"),
+            _from_json(ENGINE_CONFIGS[kind], value.get("engine", {}), "engine"),
             _from_json(ALGORITHM_CONFIGS[run.algorithm], value.get("algorithm", {}), "algorithm"),
-            _from_json(TOPOLOGY_CONFIGS[run.topology], value.get("topology", {}), "topology"),
+            _from_json(TOPOLOGY_CONFIGS[kind][run.topology], value.get("topology", {}), "topology"),
             tuple(objects),
         )
+
+
+def _carried_over(config: Any, chosen: Any) -> Any:
+    """Another config with the values of the fields that both have."""
+    common = {item.name for item in fields(chosen)} & {item.name for item in fields(config)}
+    return chosen(**{key: getattr(config, key) for key in common})
 
 
 def _from_json(config_class: type, values: Any, section: str) -> Any:
@@ -175,9 +333,13 @@ def _checked(item: dataclasses.Field, value: Any, section: str) -> Any:
     elif item.type in (bool, str):
         fits = isinstance(value, item.type)
     else:
-        fits = isinstance(value, tuple) and all(type(element) is choices[0] for element in value)
+        fits = isinstance(value, tuple) and all(_is_element(element, choices[0]) for element in value)
     if not fits:
         named = choices and all(isinstance(choice, str) for choice in choices)
         wanted = ", ".join(map(repr, choices)) if named else getattr(item.type, "__name__", item.type)
         raise QfleetError(f"config: {section}.{item.name} is {value!r}; it must be {wanted}")
     return value
+
+
+def _is_element(element: Any, wanted: type) -> bool:
+    return type(element) is wanted or (wanted is float and type(element) is int)

@@ -16,7 +16,7 @@ class Progressed:
     num_episodes: int
     """Training episodes that ended."""
     returns: tuple[float, ...]
-    """Returns of the latest of them (for tables: the mean return, once); empty if none ended."""
+    """Their returns, or (for tables) their mean return, once; empty if none ended."""
     lengths: tuple[float, ...]
     """Their lengths in steps."""
     largest_change: float | None = None
@@ -43,6 +43,11 @@ class Trainee(ABC):
     def reward_threshold(self) -> float | None:
         """Mean greedy return at which the environment counts as solved, if it says so."""
 
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the run's values are those that did best in evaluation; else they are the latest."""
+        return True
+
     @abstractmethod
     def turns(self) -> Iterator[Progressed]:
         """Acts and learns for a while at each turn, until the run's steps are made."""
@@ -65,7 +70,7 @@ class Trainee(ABC):
 
     @abstractmethod
     def save_state(self) -> dict[str, Any]:
-        """All of its state, as a checkpoint takes it."""
+        """All of its state, as a checkpoint takes it; the key `run` is taken."""
 
     @abstractmethod
     def load_state(self, state: dict[str, Any]) -> None:
@@ -73,7 +78,12 @@ class Trainee(ABC):
 
     @abstractmethod
     def values_state(self) -> dict[str, Any]:
-        """The values alone, as the best checkpoint takes them."""
+        """The values alone, as the best checkpoint takes them; the key `mean_return` is taken."""
+
+    @staticmethod
+    @abstractmethod
+    def values_of(state: dict[str, Any]) -> dict[str, Any]:
+        """The values in what `save_state` returned, as `values_state` gives them."""
 
     @abstractmethod
     def load_values(self, state: dict[str, Any]) -> None:

@@ -9,19 +9,14 @@ from typing import Any, final
 
 import numpy as np
 
-from qfleet.assembly import Problem, make_learner, make_topology
-from qfleet.backends.threads import ThreadFleet
-from qfleet.deep.actor import Gathered
-from qfleet.deep.evaluation import CONFIRMING, PERIODIC, Evaluation, evaluate, evaluation_seed
-from qfleet.deep.parameters import Parameters
-from qfleet.environments.vector import VectorEnvironment
+from qfleet.assembly import Problem, make_trainee
 from qfleet.errors import QfleetError
+from qfleet.evaluation import CONFIRMING, PERIODIC, Evaluation, evaluation_seed
 from qfleet.interruption import Interruption
-from qfleet.replay.ring import Ring
 from qfleet.runs.checkpoints import CheckpointStore
 from qfleet.runs.folder import RunFolder
 from qfleet.runs.metrics import MetricsWriter
-from qfleet.runs.streams import LoadedStream, Stream
+from qfleet.trainee import Progressed
 
 _NUM_RECENT_EPISODES = 100
 _METRIC_LINES = 200
@@ -41,6 +36,8 @@ class Status:
     exploration_rate: float
     evaluation: Evaluation | None
     """The greedy evaluation made after this block, if one was due."""
+    error: float | None = None
+    """Largest distance of the table's values from the exact ones, as last measured; None where it is not known."""
 
 
 @dataclass
@@ -52,14 +49,16 @@ class _Counters:
     num_evaluations: int = 0
     best_mean: float | None = None
     best_step: int | None = None
+    solved_return: float | None = None
+    """The until_return that the run has confirmed to reach, and stopped at."""
 
 
 @final
 class Training:
     """Iterate over it to train: a Status after every block, until one of the settings' limits is reached.
 
-    Use as a context manager: leaving it ends threads and environments and closes files. Signals are the
-    caller's, through `interruption`.
+    Use as a context manager: leaving it ends workers and environments and closes files. Signals are the
+    caller's, through `interruption`. `trainee` is what learns.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class Training:
         folder: RunFolder,
         *,
         resume: bool = False,
-        warm_start: Parameters | None = None,
+        warm_start: dict[str, Any] | None = None,
         interruption: Interruption | None = None,
         report: Callable[[str], None] = lambda line: None,
     ) -> None:
@@ -78,31 +77,22 @@ class Training:
         self._run = problem.settings.run
         self._counters = _Counters()
         self._recent_returns: deque[float] = deque(maxlen=_NUM_RECENT_EPISODES)
-        self._recent_lengths: deque[int] = deque(maxlen=_NUM_RECENT_EPISODES)
+        self._recent_lengths: deque[float] = deque(maxlen=_NUM_RECENT_EPISODES)
         self._asked_to_stop = ""
-        self._evaluators: dict[int, VectorEnvironment] = {}
+        self._error: float | None = None
         with ExitStack() as stack:
             stack.enter_context(folder.lock())
             self._store = CheckpointStore(folder.checkpoints, self._run.keep_checkpoints, report)
             stack.callback(self._store.close)
-            self._assemble(stack)
+            self.trainee = make_trainee(problem, report)
+            stack.callback(self.trainee.close)
             if warm_start is not None:
-                self.learner.warm_start(warm_start)
+                self.trainee.load_values(warm_start)
             if resume:
                 self._restore()
-            self._metrics = MetricsWriter(folder.path, self.topology.num_steps, report)
+            self._metrics = MetricsWriter(folder.path, self.trainee.num_steps, report)
             stack.callback(self._metrics.close)
             self._stack = stack.pop_all()
-
-    def _assemble(self, stack: ExitStack) -> None:
-        self.description = self.problem.description()
-        self.learner = make_learner(self.problem, self.description)
-        self.policy = self.learner.policy()
-        fleet = ThreadFleet()
-        stack.callback(fleet.close)
-        stack.callback(self._close_evaluators)
-        self.topology, self.replay = make_topology(self.problem, self.description, self.learner, fleet)
-        stack.callback(self.topology.close)
 
     def __enter__(self) -> "Training":
         return self
@@ -110,14 +100,10 @@ class Training:
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
 
-    def _close_evaluators(self) -> None:
-        for environment in self._evaluators.values():
-            environment.close()
-
     @property
     def first_step(self) -> int:
         """Environment steps made so far."""
-        return self.topology.num_steps
+        return self.trainee.num_steps
 
     @property
     def until_return(self) -> float:
@@ -125,23 +111,23 @@ class Training:
         asked = self._run.until_return
         if asked is not None:
             return asked
-        threshold = self.description.reward_threshold
+        threshold = self.trainee.reward_threshold
         return np.inf if threshold is None else threshold
 
     def __iter__(self) -> Iterator[Status]:
         """Trains; at the end, the last checkpoint is written and `stopped_by` says why it ended."""
         self._interruption.begin_orderly()
-        if self.topology.num_steps >= self._run.steps:
-            self.stopped_by = "steps"
+        self.stopped_by = self._finished_before()
+        if self.stopped_by:
             return
-        before, started = self.topology.num_steps, time.perf_counter()
-        for gathered in self.topology.blocks():
+        before, started = self.trainee.num_steps, time.perf_counter()
+        for progressed in self.trainee.turns():
             self._counters.seconds += time.perf_counter() - started
-            self._count(gathered)
-            steps = self.topology.num_steps
-            self._log(before, steps, gathered)
+            self._count(progressed)
+            steps = self.trainee.num_steps
+            self._log(before, steps, progressed)
             evaluation = self._evaluate_if_due(before, steps)
-            self.stopped_by = self._reason_to_stop(evaluation)
+            self.stopped_by = self._reason_to_stop(progressed, evaluation)
             if self.stopped_by or _crosses(before, steps, self._run.checkpoint_interval):
                 self._save()
             yield self._status(evaluation)
@@ -149,34 +135,50 @@ class Training:
                 return
             before, started = steps, time.perf_counter()
 
-    def _count(self, gathered: Gathered) -> None:
-        self._counters.episodes += len(gathered.returns)
-        self._recent_returns.extend(gathered.returns)
-        self._recent_lengths.extend(gathered.lengths)
+    def _finished_before(self) -> str:
+        """Why there is nothing left to do for a resumed run."""
+        if self.trainee.num_steps >= self._run.steps:
+            return "steps"
+        solved = self._counters.solved_return
+        return "until_return" if solved is not None and self.until_return <= solved else ""
+
+    def _count(self, progressed: Progressed) -> None:
+        self._counters.episodes += progressed.num_episodes
+        self._error = progressed.error if progressed.error is not None else self._error
+        if progressed.returns:
+            # A mean over many episodes counts as often as they are.
+            times = min(_NUM_RECENT_EPISODES, progressed.num_episodes // len(progressed.returns))
+            self._recent_returns.extend(progressed.returns * times)
+            self._recent_lengths.extend(progressed.lengths * times)
 
     def _status(self, evaluation: Evaluation | None) -> Status:
-        steps = self.topology.num_steps
         return Status(
-            steps,
-            self.learner.num_updates,
+            self.trainee.num_steps,
+            self.trainee.num_updates,
             self._counters.episodes,
             self._counters.seconds,
             float(np.mean(self._recent_returns)) if self._recent_returns else None,
-            self.problem.settings.algorithm.exploration_rate(steps),
+            self.trainee.exploration_rate(),
             evaluation,
+            self._error,
         )
 
-    def _reason_to_stop(self, evaluation: Evaluation | None) -> str:
+    def _reason_to_stop(self, progressed: Progressed, evaluation: Evaluation | None) -> str:
         if self._interruption:
             self._interruption.noticed()
             return "interrupted"
         if evaluation is not None and evaluation.mean >= self.until_return and self._confirmed():
+            self._counters.solved_return = self.until_return
             return "until_return"
+        if _at_most(progressed.error, self._run.until_error):
+            return "until_error"
+        if _at_most(progressed.largest_change, self._run.until_change):
+            return "until_change"
         if self._asked_to_stop:
             return self._asked_to_stop
         if 0 < self._run.episodes <= self._counters.episodes:
             return "episodes"
-        return "steps" if self.topology.num_steps >= self._run.steps else ""
+        return "steps" if self.trainee.num_steps >= self._run.steps else ""
 
     def stop(self, reason: str) -> None:
         """Ends the run before its next block; the checkpoint is written as at any end."""
@@ -209,75 +211,59 @@ class Training:
         return True
 
     def evaluate(self, purpose: int, num_episodes: int) -> Evaluation | None:
-        """Plays greedy episodes with the learner's parameters; None if interrupted meanwhile."""
-        self.policy.load(self.learner.publish())
-        number = self._counters.num_evaluations
-        return self.play(num_episodes, evaluation_seed(self._run.seed, purpose, number))
+        """Plays greedy episodes with the values as they are now; None if interrupted meanwhile."""
+        return self.play(
+            num_episodes, evaluation_seed(self._run.seed, purpose, self._counters.num_evaluations)
+        )
 
     def play(self, num_episodes: int, seed: int) -> Evaluation | None:
-        """Plays greedy episodes with the parameters last loaded into `policy`."""
-        if num_episodes not in self._evaluators:
-            self._evaluators[num_episodes] = self.problem.evaluation_environment(num_episodes)
-        environment, limit = self._evaluators[num_episodes], self._run.max_evaluation_steps
-        return evaluate(environment, self.policy, num_episodes, seed, limit, self._interruption.__bool__)
+        """The same with episodes of one's own choice."""
+        return self.trainee.evaluate(num_episodes, seed, self._interruption.__bool__)
 
     def _keep_best(self, mean: float) -> None:
-        self._counters.best_mean, self._counters.best_step = mean, self.topology.num_steps
-        published = self.learner.publish()
-        state = {"mean_return": mean, "parameters": published.vector, "buffers": published.buffers}
+        self._counters.best_mean, self._counters.best_step = mean, self.trainee.num_steps
+        if not self.trainee.keeps_best:
+            return
         try:
-            self._store.save_best(self.topology.num_steps, state)
+            self._store.save_best(
+                self.trainee.num_steps, {"mean_return": mean, **self.trainee.values_state()}
+            )
         except QfleetError as error:
             self._report(str(error))
 
-    def load_best(self) -> Parameters:
-        """The parameters that did best, or the learner's own if no evaluation was made or kept."""
+    def load_best(self) -> dict[str, Any]:
+        """The run's values, as `Trainee.values_state` gives them: the best ones, or the latest if none were kept."""
         best = self._store.load_best()
-        if best is None:
-            return self.learner.publish()
-        step, state = best
-        return Parameters(step, state["parameters"], state["buffers"])
+        return self.trainee.values_state() if best is None else best[1]
 
     # Metrics
 
-    def _log(self, before: int, steps: int, gathered: Gathered) -> None:
+    def _log(self, before: int, steps: int, progressed: Progressed) -> None:
         if not _crosses(before, steps, max(1, self._run.steps // _METRIC_LINES)):
             return
         seconds = max(self._counters.seconds, 1e-9)
         metrics = {
-            "rollout/exploration_rate": self.problem.settings.algorithm.exploration_rate(steps),
+            "rollout/exploration_rate": self.trainee.exploration_rate(),
             "time/fps": steps / seconds,
-            "time/updates_per_second": self.learner.num_updates / seconds,
-            "replay/size": len(self.replay),
-            "fleet/staleness": gathered.staleness(self.learner.num_updates),
+            "time/updates_per_second": self.trainee.num_updates / seconds,
         }
         if self._recent_returns:
             metrics["rollout/ep_rew_mean"] = float(np.mean(self._recent_returns))
             metrics["rollout/ep_len_mean"] = float(np.mean(self._recent_lengths))
-        self._metrics.write(steps, metrics | self.learner.take_statistics())
-        self._store.write_full_segments(self._streams())
+        self._metrics.write(steps, metrics | self.trainee.metrics(progressed))
+        self.trainee.between_checkpoints(self._store)
 
     # Checkpoints
 
-    def _streams(self) -> dict[str, Stream]:
-        return {
-            "replay/frames": _stream(self.replay.frames),
-            "replay/transitions": _stream(self.replay.transitions),
-        }
-
     def _save(self) -> None:
-        state = {
-            "topology": self.topology.pause(),  # first: it may add to the replay
+        state = self.trainee.save_state()
+        state["run"] = {
             "counters": dict(vars(self._counters)),
             "recent_returns": list(self._recent_returns),
             "recent_lengths": list(self._recent_lengths),
-            "updates": self.learner.num_updates,
-            "learner": self.learner.save_state(),
-            "replay": {name.removeprefix("replay/"): stream for name, stream in self._streams().items()}
-            | {"priorities": self.replay.save_priorities()},
         }
         try:
-            self._store.save(self.topology.num_steps, state)
+            self._store.save(self.trainee.num_steps, state)
         except QfleetError as error:
             if self.stopped_by:
                 raise
@@ -289,22 +275,18 @@ class Training:
             self._report(f"{self.folder.path} has no checkpoint yet; the run begins from its first step")
             return
         _, state = loaded
-        self._counters = _Counters(**state["counters"])
-        self._recent_returns.extend(state["recent_returns"])
-        self._recent_lengths.extend(state["recent_lengths"])
-        self.learner.num_updates = state["updates"]
-        self.learner.load_state(state["learner"])
-        for name, ring in (("frames", self.replay.frames), ("transitions", self.replay.transitions)):
-            _refill(ring, state["replay"][name])
-        self.replay.load_priorities(state["replay"]["priorities"])
-        self.topology.resume(state["topology"])
+        run = state.pop("run")
+        self._counters = _Counters(**run["counters"])
+        self._recent_returns.extend(run["recent_returns"])
+        self._recent_lengths.extend(run["recent_lengths"])
+        self.trainee.load_state(state)
 
     # The end
 
     def summary(self, evaluation: Evaluation | None) -> dict[str, Any]:
         """What the run came to, as --json prints it."""
         settings, seconds = self.problem.settings, self._counters.seconds
-        steps, updates = self.topology.num_steps, self.learner.num_updates
+        steps, updates = self.trainee.num_steps, self.trainee.num_updates
         return {
             "run": str(self.folder.path),
             "environment": settings.environment,
@@ -322,6 +304,7 @@ class Training:
             "stopped_by": self.stopped_by,
             "best_step": self._counters.best_step,
             "evaluation": None if evaluation is None else evaluation.summary(),
+            **self.trainee.summary(),
         }
 
 
@@ -330,11 +313,6 @@ def _crosses(before: int, after: int, interval: int) -> bool:
     return after // interval > before // interval
 
 
-def _stream(ring: Ring) -> Stream:
-    return Stream(ring.first_row, ring.num_rows, ring.read)
-
-
-def _refill(ring: Ring, stream: LoadedStream) -> None:
-    ring.num_rows = stream.first
-    for _, rows in stream.read_segments():
-        ring.append(rows)
+def _at_most(measured: float | None, limit: float | None) -> bool:
+    """Whether a limit that was asked for is kept by what was measured."""
+    return measured is not None and limit is not None and measured <= limit

@@ -7,7 +7,20 @@ from dataclasses import fields, replace
 from fnmatch import fnmatch
 from typing import Any
 
-from qfleet.settings import TOPOLOGY_CONFIGS, Settings, TopologyName
+from qfleet.settings import (
+    ALGORITHM_CONFIGS,
+    ENGINE_CONFIGS,
+    TOPOLOGY_CONFIGS,
+    Algorithm,
+    Kind,
+    RunConfig,
+    Settings,
+    TopologyName,
+    default_topology,
+    kind_of,
+)
+from qfleet.states.config import StatesConfig
+from qfleet.tabular.config import TabularConfig
 
 TUNED: dict[str, dict[str, Any]] = {
     "CartPole-v1": {
@@ -91,16 +104,66 @@ def is_tuned(environment: str) -> bool:
     return any(fnmatch(environment, pattern) for pattern in TUNED)
 
 
-def default_settings(environment: str, topology: TopologyName = "overlapped") -> Settings:
-    """What a run of `environment` begins from."""
-    settings = Settings(environment)
-    settings = replace(
-        settings, run=replace(settings.run, topology=topology), topology=TOPOLOGY_CONFIGS[topology]()
-    )
+_COMPILED_STEPS, _PYTHON_STEPS = 20_000_000, 1_000_000
+
+
+def default_settings(
+    environment: str,
+    topology: TopologyName | None = None,
+    algorithm: Algorithm = "dqn",
+    *,
+    compiled: bool = True,
+) -> Settings:
+    """What a run of `environment` begins from; of a table, whether it is stepped in kernels matters."""
+    kind = kind_of(algorithm)
+    name = default_topology(kind) if topology is None else topology
+    if name not in TOPOLOGY_CONFIGS[kind]:
+        RunConfig(algorithm=algorithm, topology=name)  # which says what works
+    if kind == "table":
+        return _table_settings(environment, algorithm, name, compiled)
+    run = RunConfig(algorithm=algorithm, topology=name)
+    settings = Settings(environment, run, topology=TOPOLOGY_CONFIGS[kind][name]())
     for pattern, values in TUNED.items():
         if fnmatch(environment, pattern):
             settings = with_values(settings, values)
     return settings
+
+
+def _table_settings(
+    environment: str, algorithm: Algorithm, topology: TopologyName, compiled: bool
+) -> Settings:
+    run = RunConfig(
+        algorithm=algorithm,
+        topology=topology,
+        backend="threads" if compiled or topology == "serial" else "processes",
+        steps=_COMPILED_STEPS if compiled else _PYTHON_STEPS,
+    )
+    return Settings(environment, run, StatesConfig(), TabularConfig(), TOPOLOGY_CONFIGS["table"][topology]())
+
+
+_DESCRIBED: dict[Algorithm, str] = {
+    "q-learning": "the algorithms of tables (--algorithm q-learning)",
+    "dqn": "--algorithm dqn",
+}
+
+
+def owner_of(setting: str, kind: Kind) -> str:
+    """Which algorithms or topologies a setting belongs to that a run of `kind` lacks; empty: none has it."""
+    if names := _topologies_with(setting, kind):
+        return f"--topology {names}"
+    for algorithm, described in _DESCRIBED.items():
+        if setting in _names(ENGINE_CONFIGS[kind_of(algorithm)]) | _names(ALGORITHM_CONFIGS[algorithm]):
+            return described
+    names = _topologies_with(setting, "table" if kind == "deep" else "deep")
+    return f"--topology {names}" if names else ""
+
+
+def _topologies_with(setting: str, kind: Kind) -> str:
+    return " or ".join(name for name, config in TOPOLOGY_CONFIGS[kind].items() if setting in _names(config))
+
+
+def _names(config: Any) -> set[str]:
+    return {item.name for item in fields(config)}
 
 
 def with_values(settings: Settings, values: dict[str, Any]) -> Settings:

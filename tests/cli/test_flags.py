@@ -8,9 +8,16 @@ from conftest import Call
 
 from qfleet.cli.flags import flags_of
 from qfleet.cli.training_flags import read_train_flags
-from qfleet.deep.dqn import DQNConfig
-from qfleet.environments.config import EnvironmentConfig
-from qfleet.settings import TOPOLOGY_CONFIGS, RunConfig, Settings, TopologyName
+from qfleet.settings import (
+    ALGORITHM_CONFIGS,
+    ENGINE_CONFIGS,
+    TOPOLOGY_CONFIGS,
+    Algorithm,
+    RunConfig,
+    Settings,
+    TopologyName,
+    kind_of,
+)
 from qfleet.tuned import TUNED, default_settings
 
 
@@ -20,10 +27,23 @@ def help_lines(call: Call, *arguments: str) -> list[str]:
     return [line.strip("│ ") for line in done.out.splitlines()]
 
 
-@pytest.mark.parametrize("topology", TOPOLOGY_CONFIGS)
-def test_every_field_is_a_flag_with_help(call: Call, topology: TopologyName) -> None:
-    lines = help_lines(call, "CartPole-v1", "--topology", topology)
-    for config in (RunConfig, EnvironmentConfig, DQNConfig, TOPOLOGY_CONFIGS[topology]):
+RUNS = [
+    (algorithm, topology)
+    for algorithm in ("q-learning", "dqn")
+    for topology in TOPOLOGY_CONFIGS[kind_of(algorithm)]
+]
+
+
+@pytest.mark.parametrize(("algorithm", "topology"), RUNS)
+def test_every_field_is_a_flag_with_help(call: Call, algorithm: Algorithm, topology: TopologyName) -> None:
+    kind = kind_of(algorithm)
+    lines = help_lines(call, "CartPole-v1", "--algorithm", algorithm, "--topology", topology)
+    for config in (
+        RunConfig,
+        ENGINE_CONFIGS[kind],
+        ALGORITHM_CONFIGS[algorithm],
+        TOPOLOGY_CONFIGS[kind][topology],
+    ):
         for item in dataclasses.fields(config):
             name = "import" if item.name == "import_modules" else item.name.replace("_", "-")
             at = [
@@ -50,7 +70,7 @@ def test_the_help_is_the_fields_docstring(call: Call) -> None:
 @pytest.mark.parametrize(
     "environment", [name for name in TUNED if "*" not in name] + ["ALE/Pong-v5", "Unheard-v0"]
 )
-@pytest.mark.parametrize("topology", TOPOLOGY_CONFIGS)
+@pytest.mark.parametrize("topology", TOPOLOGY_CONFIGS["deep"])
 def test_without_flags_settings_are_the_tuned_ones(environment: str, topology: TopologyName) -> None:
     _, settings = read_train_flags([environment, "--topology", topology])
     assert settings == default_settings(environment, topology)
@@ -62,20 +82,28 @@ def test_defaults_shown_are_the_tuned_ones(call: Call) -> None:
 
 
 def test_values_lists_and_switches_mix_in_any_order() -> None:
-    arguments = "--wrappers TimeLimit=9 --json X-v0 --import a --hidden-sizes=4 --no-double"
-    arguments += " --import b c --until-return -3"
+    arguments = "--wrappers TimeLimit=9 --json X-v0 --import json --hidden-sizes=4 --no-double"
+    arguments += " --import csv math --until-return -3"
     flags, settings = read_train_flags(arguments.split())
     assert flags.environment == "X-v0" and flags.json and not flags.quiet
-    assert settings.engine.import_modules == ("a", "b", "c") and settings.engine.wrappers == ("TimeLimit=9",)
-    assert settings.algorithm.hidden_sizes == (4,) and not settings.algorithm.double
+    assert settings.engine.import_modules == ("json", "csv", "math") and settings.engine.wrappers == (
+        "TimeLimit=9",
+    )
+    assert settings.dqn.hidden_sizes == (4,) and not settings.dqn.double
     assert settings.run.until_return == -3
 
 
-def test_every_setting_has_its_own_name() -> None:
-    names = [flag.name for config in (RunConfig, EnvironmentConfig, DQNConfig) for flag in flags_of(config)]
-    for config in TOPOLOGY_CONFIGS.values():
-        own = [flag.name for flag in flags_of(config)]
-        assert len(set(names + own)) == len(names + own)
+@pytest.mark.parametrize(("algorithm", "topology"), RUNS)
+def test_every_setting_has_its_own_name(algorithm: Algorithm, topology: TopologyName) -> None:
+    kind = kind_of(algorithm)
+    configs = (
+        RunConfig,
+        ENGINE_CONFIGS[kind],
+        ALGORITHM_CONFIGS[algorithm],
+        TOPOLOGY_CONFIGS[kind][topology],
+    )
+    names = [flag.name for config in configs for flag in flags_of(config)]
+    assert len(set(names)) == len(names) > 30
 
 
 def test_settings_survive_json() -> None:

@@ -5,6 +5,8 @@ from pathlib import Path
 from conftest import Call
 
 from qfleet.settings import ALGORITHM_CONFIGS, TOPOLOGY_CONFIGS
+from qfleet.tabular.support import TABLE_TOPOLOGIES
+from qfleet.worlds.catalogue import WORLD_NAMES
 
 
 def test_environments_are_listed_with_ones_own(call: Call) -> None:
@@ -16,10 +18,25 @@ def test_environments_are_listed_with_ones_own(call: Call) -> None:
 
 
 def test_every_algorithm_and_topology_has_a_line(call: Call) -> None:
-    for command, known in (("algorithms", ALGORITHM_CONFIGS), ("topologies", TOPOLOGY_CONFIGS)):
-        lines = call(command).out.splitlines()
-        assert [line.split()[0] for line in lines] == list(known)
-        assert all(len(line.split()) > 5 for line in lines)
+    lines = call("algorithms").out.splitlines()
+    assert [line.split()[0] for line in lines[: len(ALGORITHM_CONFIGS)]] == list(ALGORITHM_CONFIGS)
+    assert all(len(line.split()) > 5 for line in lines[: len(ALGORITHM_CONFIGS)])
+    lines = call("topologies").out.splitlines()
+    names = [name for known in TOPOLOGY_CONFIGS.values() for name in known]
+    assert [line.split()[0] for line in lines if line.startswith("  ")] == names
+    assert all(len(line.split()) > 5 for line in lines if line.startswith("  "))
+
+
+def test_the_matrix_says_what_is_supported(call: Call) -> None:
+    lines = call("algorithms").out.splitlines()[len(ALGORITHM_CONFIGS) + 1 :]
+    header, rows = lines[0].split(), {line.split()[0]: line.split()[1:] for line in lines[1:8]}
+    assert header == list(TABLE_TOPOLOGIES)
+    assert rows["q-learning"] == ["wpt", "wpt", "wpt", "w"] and rows["tree-backup"] == ["wp", "wp", "wp", "w"]
+
+
+def test_worlds_are_listed(call: Call) -> None:
+    out = call("environments").out
+    assert all(f"  {name} " in out for name in WORLD_NAMES)
 
 
 def test_the_doctor_looks_at_everything(call: Call) -> None:

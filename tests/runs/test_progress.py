@@ -43,10 +43,28 @@ def test_a_live_line_on_a_terminal(capsys: pytest.CaptureFixture, monkeypatch: p
 
 
 def test_a_narrow_terminal_has_numbers_and_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("COLUMNS", "70")
     terminal = Terminal()
     run(Progress(1000, stream=terminal))
     assert "1k/1k steps" in terminal.getvalue() and "━" not in terminal.getvalue()
+
+
+@pytest.mark.parametrize("columns", [50, 60, 70, 80, 100])
+def test_no_line_is_cut(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    terminal = Terminal()
+    with Progress(123_456_789, stream=terminal) as progress:
+        progress.update(12_345_678, 1_234_567, -123.4, 0.25, 0.0123)
+    line = re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", terminal.getvalue()).split("\r")[-1].strip("\n")
+    assert "…" not in line and "12.3M/123M steps" in line and len(line) <= columns
+    assert ("updates/s" in line) == (columns >= 100)
+
+
+def test_a_table_shows_one_rate_and_its_error() -> None:
+    stream = io.StringIO()
+    with Progress(10**9, stream=stream) as progress:
+        progress.update(10**8, 10**8, 0.5, 0.1, 0.0123)
+    assert "updates/s" not in stream.getvalue() and "error 0.012" in stream.getvalue()
 
 
 def test_a_warning_is_shown_even_if_quiet() -> None:

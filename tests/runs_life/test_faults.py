@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import qfleet
+from qfleet.deep.parameters import parameters_of
 from qfleet.errors import NonFiniteError, QfleetError
-from qfleet.run import read_parameters
+from qfleet.run import read_values
 from qfleet.runs.checkpoints import CheckpointStore
 from qfleet.runs.folder import RunFolder
 from tests.runs.test_full_disk import tiny_disk  # noqa: F401
@@ -51,7 +52,7 @@ def test_what_is_not_finite_is_named_with_environment_and_step(fault, what, topo
     ) as raised:
         train_tiny(faulty(fault), tmp_path / "run", topology=topology, engine="in-process")
     assert "\n" not in str(raised.value)
-    parameters = read_parameters(RunFolder.open(tmp_path / "run"))
+    parameters = parameters_of(read_values(RunFolder.open(tmp_path / "run")))
     assert parameters.version > 0 and np.isfinite(parameters.vector).all()
     assert threading.active_count() == before
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import qfleet
-from qfleet.deep.evaluation import CONFIRMING, FINAL, PERIODIC, evaluation_seed
 from qfleet.errors import QfleetError
+from qfleet.evaluation import CONFIRMING, FINAL, PERIODIC, evaluation_seed
 from qfleet.runs.checkpoints import CheckpointStore
 from tests.runs_life.small_worlds import MatchEnv, SeedLogEnv
 from tests.runs_life.tiny import TOPOLOGIES, train_tiny

@@ -7,6 +7,7 @@ from typing import Any
 import qfleet
 
 TINY: dict[str, Any] = {
+    "algorithm": "dqn",
     "steps": 3000,
     "num_envs": 4,
     "block_steps": 32,
@@ -48,7 +49,7 @@ def files_of(checkpoint: Path) -> dict[str, Any]:
         str(path.relative_to(checkpoint)): path.read_bytes() for path in checkpoint.rglob("*")
     }
     files["state.json"] = json.loads(files["state.json"])
-    assert files["state.json"]["counters"].pop("seconds") > 0
+    assert files["state.json"]["run"]["counters"].pop("seconds") > 0
     files["manifest.json"] = json.loads(files["manifest.json"])["streams"]
     return files
 

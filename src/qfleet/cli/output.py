@@ -14,6 +14,8 @@ _REASONS = {
     "steps": "all its steps are made",
     "episodes": "all its episodes are played",
     "until_return": "the environment is solved",
+    "until_change": "its values change no more",
+    "until_error": "its values are as near to the exact ones as asked",
     "interrupted": "it was interrupted",
 }
 
@@ -45,6 +47,8 @@ def ending(summary: dict[str, Any]) -> str:
     reason = _REASONS.get(summary["stopped_by"], summary["stopped_by"])
     seconds, rate = short_duration(summary["seconds"]), summary["steps_per_second"]
     speed = f", {short_number(rate)} a second" if rate else ""
+    if summary.get("max_error") is not None:
+        rows.append(("error", f"{summary['max_error']:.2g} at most, against the exact values"))
     rows += [
         ("stopped", f"after {summary['steps']:,} steps in {seconds}{speed}: {reason}"),
         ("run", run),
@@ -56,9 +60,9 @@ def ending(summary: dict[str, Any]) -> str:
 
 
 def resume_command(summary: dict[str, Any]) -> str:
-    """What goes on with a run: more steps where it has made all that it was given."""
-    more = f" --steps {twice(summary['steps'])}" if summary["stopped_by"] == "steps" else ""
-    return f"{program()} resume {summary['run']}{more}"
+    """What goes on with a run: past what ended it."""
+    further = {"steps": f" --steps {twice(summary['steps'])}", "until_return": " --until-return inf"}
+    return f"{program()} resume {summary['run']}{further.get(summary['stopped_by'], '')}"
 
 
 def program() -> str:

@@ -5,6 +5,7 @@ COMMANDS = {
     "resume": "go on with a run from its newest checkpoint",
     "evaluate": "play greedy episodes that training never saw, and say what they return",
     "play": "watch a run's agent in a window, or write a video",
+    "export": "write a table and its greedy policy as CSV or npz",
     "report": "draw runs side by side in one HTML page",
     "environments": "list the environments that can be trained on here",
     "algorithms": "list what can improve the values",

@@ -28,6 +28,8 @@ class ResumeFlags:
     """The run's folder."""
     steps: int | None = None
     """Environment steps, counted from the run's very first, after which it stops; else as it was told before."""
+    until_return: float | None = None
+    """Mean greedy return at which it stops; inf: never; else as it was told before."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print nothing but one JSON object, the summary, on standard output; all else goes to standard error."""
     quiet: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -39,11 +41,10 @@ def main(arguments: Sequence[str]) -> int:
     flags = parse("resume", ResumeFlags, arguments)
     folder = RunFolder.open(Path(flags.run))
     problem = problem_of(folder, None, None)
-    _check_steps(folder, problem, flags.steps)
+    _check_there_is_more(folder, problem, flags)
     announce_compilation(flags.quiet)
     with Interruption() as interruption, resumable(folder):
-        if flags.steps is not None:
-            problem = _with_steps(folder, problem, flags.steps)
+        problem = _with_limits(folder, problem, flags)
         summary = run_training(
             problem,
             folder,
@@ -61,25 +62,35 @@ def main(arguments: Sequence[str]) -> int:
     return exit_code(interruption)
 
 
-def _check_steps(folder: RunFolder, problem: Problem, asked: int | None) -> None:
+def _check_there_is_more(folder: RunFolder, problem: Problem, flags: ResumeFlags) -> None:
     """Refuses to go on where there is nothing left to do."""
     summary: dict[str, Any] = {}
     with suppress(QfleetError):
         summary = folder.read_summary()
-    made = summary.get("steps", 0)
+    made, asked = summary.get("steps", 0), flags.steps
     if asked is not None and asked <= made:
         raise QfleetError(
             f"--steps {asked}: the run has made {made} already; give the new total, such as {twice(made)}"
         )
-    if asked is None and summary.get("evaluation") and made >= problem.settings.run.steps:
+    if not summary.get("evaluation"):
+        return
+    if asked is None and made >= problem.settings.run.steps:
         raise QfleetError(
             f"the run has made all its {made} steps; for more: qfleet resume {folder.path} --steps {twice(made)}"
         )
+    if flags.until_return is None and summary["stopped_by"] == "until_return":
+        raise QfleetError(
+            f"the run has solved its environment; for more: qfleet resume {folder.path} --until-return inf"
+        )
 
 
-def _with_steps(folder: RunFolder, problem: Problem, steps: int) -> Problem:
-    """The new total goes into config.json, so that the next resume knows it."""
-    settings = replace(problem.settings, run=replace(problem.settings.run, steps=steps))
+def _with_limits(folder: RunFolder, problem: Problem, flags: ResumeFlags) -> Problem:
+    """The new limits go into config.json, so that the next resume knows them."""
+    given = {"steps": flags.steps, "until_return": flags.until_return}
+    changes = {name: value for name, value in given.items() if value is not None}
+    if not changes:
+        return problem
+    settings = replace(problem.settings, run=replace(problem.settings.run, **changes))
     with folder.lock():
         folder.write_config(settings.to_json())
     return replace(problem, settings=settings)

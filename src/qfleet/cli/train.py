@@ -12,7 +12,7 @@ from qfleet.cli.training_flags import TrainFlags, read_train_flags
 from qfleet.errors import QfleetError
 from qfleet.experiment import new_folder, run_training
 from qfleet.interruption import Interruption
-from qfleet.run import Run, read_parameters
+from qfleet.run import Run, read_values
 from qfleet.runs.folder import RunFolder
 from qfleet.settings import Settings
 from qfleet.sweep import parse_seeds, sweep
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
 def _train(settings: Settings, out: Path | None, quiet: bool, interruption: Interruption) -> Run:
     announce_compilation(quiet)
     start = settings.run.warm_start
-    warm_start = read_parameters(RunFolder.open(Path(start))) if start else None
+    warm_start = read_values(RunFolder.open(Path(start))) if start else None
     problem = Problem(settings, settings.environment)
     with new_folder(problem, out) as folder, resumable(folder):
         return run_training(

@@ -1,6 +1,7 @@
 """Parameters of a network: one flat float32 vector that every tensor of the network is a view into."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +49,20 @@ class Parameters:
     """(num_parameters,)"""
     buffers: dict[str, NDArray] = field(default_factory=dict)
     """What a module keeps beside its parameters (a batch norm's running means), by name."""
+
+
+def state_of(parameters: Parameters) -> dict[str, Any]:
+    """As checkpoints keep them."""
+    return {
+        "version": parameters.version,
+        "parameters": parameters.vector,
+        "buffers": parameters.buffers,
+    }
+
+
+def parameters_of(state: dict[str, Any]) -> Parameters:
+    """The reverse of `state_of`."""
+    return Parameters(state["version"], state["parameters"], state["buffers"])
 
 
 def check_same_network(num_parameters: int, parameters: Parameters) -> None:

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
@@ -12,7 +13,20 @@ if TYPE_CHECKING:
 
 _LIVE_INTERVAL_SECONDS = 0.1
 _PLAIN_INTERVAL_SECONDS = 5.0
-_BAR_WIDTH, _LEAST_BAR_WIDTH, _NUMBERS_WIDTH = 24, 6, 86
+_BAR_WIDTH, _LEAST_BAR_WIDTH = 24, 6
+_LEFT_OUT_FIRST = ("updates", "seconds", "exploration", "error", "left")
+"""What a narrow terminal does without, in this order."""
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """Where the run is, counted from its very start."""
+
+    steps: int
+    updates: int
+    mean_return: float | None
+    exploration_rate: float | None
+    error: float | None
 
 
 class Progress:
@@ -38,7 +52,7 @@ class Progress:
         self._live: Live | None = None
         self._start_seconds = self._next_seconds = time.monotonic()
         self._interval_seconds = _LIVE_INTERVAL_SECONDS if self._stream.isatty() else _PLAIN_INTERVAL_SECONDS
-        self._last: tuple[int, int, float | None, float | None] | None = None
+        self._last: _Shown | None = None
 
     def __enter__(self) -> "Progress":
         self._start_seconds = self._next_seconds = time.monotonic()
@@ -55,7 +69,7 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._last:
-            self._show(*self._last)
+            self._show(self._last)
         if self._live:
             self._live.stop()
 
@@ -65,15 +79,16 @@ class Progress:
         updates: int = 0,
         mean_return: float | None = None,
         exploration_rate: float | None = None,
+        error: float | None = None,
     ) -> None:
-        """Tells where the run is, counted from its very start. Cheap to call often."""
+        """Tells where the run is, counted from its very start; a table's error too. Cheap to call often."""
         if self._quiet:
             return
-        self._last = (steps, updates, mean_return, exploration_rate)
+        self._last = _Shown(steps, updates, mean_return, exploration_rate, error)
         now_seconds = time.monotonic()
         if now_seconds >= self._next_seconds:
             self._next_seconds = now_seconds + self._interval_seconds
-            self._show(*self._last)
+            self._show(self._last)
             self._last = None
 
     def message(self, line: str) -> None:
@@ -90,53 +105,56 @@ class Progress:
         else:
             self.message(line)
 
-    def _show(
-        self, steps: int, updates: int, mean_return: float | None, exploration_rate: float | None
-    ) -> None:
-        seconds = max(time.monotonic() - self._start_seconds, 1e-9)
-        text = self._line(steps, updates, mean_return, exploration_rate, seconds)
-        if self._live:
-            from rich.text import Text
+    def _show(self, shown: _Shown) -> None:
+        parts = self._parts(shown, max(time.monotonic() - self._start_seconds, 1e-9))
+        if self._live is None:
+            print("  ".join(parts.values()), file=self._stream, flush=True)
+            return
+        from rich.text import Text
 
-            self._live.update(
-                Text(
-                    f"{self._bar(steps, self._live.console.width)}{text}",
-                    no_wrap=True,
-                    overflow="ellipsis",
-                ),
-                refresh=True,
-            )
-        else:
-            print(text, file=self._stream, flush=True)
+        width = self._live.console.width
+        text = _fitted(parts, width)
+        line = f"{self._bar(shown.steps, width - len(text) - 1)}{text}"
+        self._live.update(Text(line, no_wrap=True, overflow="ellipsis"), refresh=True)
 
     def _bar(self, steps: int, num_columns: int) -> str:
-        """As long as a terminal has room for beside the numbers, which matter more."""
-        width = min(_BAR_WIDTH, num_columns - _NUMBERS_WIDTH)
+        """As long as there is room for beside the numbers, which matter more."""
+        width = min(_BAR_WIDTH, num_columns)
         if not self._total_steps or width < _LEAST_BAR_WIDTH:
             return ""
         filled = round(width * min(1.0, steps / self._total_steps))
         return f"{'━' * filled}{'╌' * (width - filled)} "
 
-    def _line(
-        self,
-        steps: int,
-        updates: int,
-        mean_return: float | None,
-        exploration_rate: float | None,
-        seconds: float,
-    ) -> str:
+    def _parts(self, shown: _Shown, seconds: float) -> dict[str, str]:
         """Rates are of this session: what a resumed run did before took time that is not counted here."""
-        steps_per_second = (steps - self._first_step) / seconds
+        steps_per_second = (shown.steps - self._first_step) / seconds
         total = f"/{short_number(self._total_steps)}" if self._total_steps else ""
-        parts = [f"{short_number(steps)}{total} steps", f"{short_number(steps_per_second)} steps/s"]
-        if updates:
-            parts.append(f"{short_number((updates - self._first_update) / seconds)} updates/s")
-        if mean_return is not None:
-            parts.append(f"return {mean_return:.4g}")
-        if exploration_rate is not None:
-            parts.append(f"ε {exploration_rate:.2f}")
-        parts.append(short_duration(seconds))
+        parts = {
+            "steps": f"{short_number(shown.steps)}{total} steps",
+            "rate": f"{short_number(steps_per_second)} steps/s",
+        }
+        # A table is updated at every step: its second rate would only repeat the first.
+        if shown.updates and shown.updates != shown.steps:
+            rate = (shown.updates - self._first_update) / seconds
+            parts["updates"] = f"{short_number(rate)} updates/s"
+        if shown.mean_return is not None:
+            parts["return"] = f"return {shown.mean_return:.4g}"
+        if shown.error is not None:
+            parts["error"] = f"error {shown.error:.2g}"
+        if shown.exploration_rate is not None:
+            parts["exploration"] = f"ε {shown.exploration_rate:.2f}"
+        parts["seconds"] = short_duration(seconds)
         if self._total_steps and steps_per_second > 0:
-            left_seconds = max(0, self._total_steps - steps) / steps_per_second
-            parts.append(f"{short_duration(left_seconds)} left")
-        return "  ".join(parts)
+            left_seconds = max(0, self._total_steps - shown.steps) / steps_per_second
+            parts["left"] = f"{short_duration(left_seconds)} left"
+        return parts
+
+
+def _fitted(parts: dict[str, str], num_columns: int) -> str:
+    """One line, without what there is no room for."""
+    left = dict(parts)
+    for name in _LEFT_OUT_FIRST:
+        if len("  ".join(left.values())) <= num_columns:
+            break
+        left.pop(name, None)
+    return "  ".join(left.values())
