@@ -1,0 +1,129 @@
+"""From settings to the members of a table's run: what is learned, who learns it, and where they live."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qfleet.assembly import Problem
+from qfleet.backends.budget import set_thread_budget
+from qfleet.errors import QfleetError
+from qfleet.evaluation import Evaluation
+from qfleet.fleet import Fleet
+from qfleet.memory import available_memory_bytes, readable_bytes
+from qfleet.sources import as_world, source_name, world_of
+from qfleet.tabular.cut import Cut, cut_blocks, cut_by_owners, owners_by_graph, read_owners
+from qfleet.tabular.evaluation import LookUp, play_world
+from qfleet.tabular.learner import Task
+from qfleet.topologies.averaged import Averaged, AveragedConfig
+from qfleet.topologies.partitioned import Partitioned, PartitionedConfig
+from qfleet.topologies.serial import TableSerial, TableSerialConfig
+from qfleet.topologies.shared import Shared, SharedConfig
+from qfleet.topologies.table_team import LearningTask, TableTopology
+from qfleet.worlds.world import World
+
+
+class Player(Protocol):
+    """Plays greedy episodes by a table, or by looking rows up; None if interrupted meanwhile."""
+
+    def __call__(
+        self,
+        values: NDArray | LookUp,
+        num_episodes: int,
+        seed: int,
+        interrupted: Callable[[], bool],
+    ) -> Evaluation | None: ...
+
+
+def make_world(problem: Problem) -> World | None:
+    """The world that kernels step; None for what is stepped in Python."""
+    states = problem.settings.states
+    found = world_of(problem.source, states)
+    if found is None:
+        return None
+    world = as_world(found)
+    return replace(world, max_episode_steps=states.max_episode_steps) if states.max_episode_steps else world
+
+
+def make_task(problem: Problem, world: World) -> Task:
+    """What workers learn in a world."""
+    settings = problem.settings
+    return Task(
+        world, settings.rule, settings.tabular, settings.run.seed, settings.run.steps, settings.run.workers
+    )
+
+
+def make_fleet(problem: Problem) -> Fleet:
+    """Where workers live."""
+    if problem.settings.run.backend == "processes":
+        from qfleet.backends.processes import ProcessFleet
+
+        return ProcessFleet()
+    from qfleet.backends.threads import ThreadFleet
+
+    set_thread_budget(num_own_threads=problem.settings.run.workers)
+    return ThreadFleet()
+
+
+def refuse_too_large(problem: Problem, task: LearningTask) -> None:
+    """Raises QfleetError where the machine has not the memory, before any is taken."""
+    settings = problem.settings
+    entries, config = int(np.prod(task.shape)), settings.tabular
+    each = task.dtype.itemsize + (4 if config.learning_rate_schedule != "constant" else 0)
+    copies = settings.run.workers if isinstance(settings.topology, AveragedConfig) else 1
+    if isinstance(settings.topology, AveragedConfig) and settings.topology.merge == "visits":
+        each += 8
+    needed, available = entries * each * copies, available_memory_bytes()
+    if settings.run.until_change is not None:
+        needed += entries * task.dtype.itemsize * copies
+    if needed > available:
+        tables = f"{copies} tables" if copies > 1 else "a table"
+        raise QfleetError(
+            f"{tables} of {task.shape[1]:,} states and {task.shape[2]} actions take {readable_bytes(needed)}, "
+            f"and {readable_bytes(available)} are available; --table-type float32 halves it"
+        )
+
+
+def make_topology(problem: Problem, task: LearningTask, fleet: Fleet) -> TableTopology:
+    """The topology with its workers, wherever the fleet has them."""
+    config = problem.settings.topology
+    if isinstance(config, TableSerialConfig):
+        return TableSerial(fleet, task, config)
+    if isinstance(config, SharedConfig):
+        counts_visits = problem.settings.tabular.learning_rate_schedule != "constant"
+        return Shared(fleet, task, config, counts_visits)
+    if isinstance(config, AveragedConfig):
+        return Averaged(fleet, task, config)
+    assert isinstance(config, PartitionedConfig) and isinstance(task, Task)
+    return Partitioned(fleet, task, make_cut(problem, task.world, config), config)
+
+
+def make_cut(problem: Problem, world: World, config: PartitionedConfig) -> Cut:
+    """Which worker owns which state at the beginning."""
+    workers = problem.settings.run.workers
+    if config.cut == "owners":
+        return cut_by_owners(read_owners(config.owners, world.num_states, workers), workers)
+    if config.cut == "graph":
+        if world.mdp is None:
+            raise QfleetError(
+                f"--cut graph needs to know all transitions, and {source_name(problem.source)} is made of "
+                "functions; --cut blocks works, and --cut owners takes a cut of your own"
+            )
+        return cut_by_owners(owners_by_graph(*world.mdp().graph(), workers), workers)
+    return cut_blocks(world.num_states, workers)
+
+
+def world_player(world: World, max_steps: int) -> Player:
+    """Plays in the kernel."""
+
+    def play(
+        values: NDArray | LookUp, num_episodes: int, seed: int, interrupted: Callable[[], bool]
+    ) -> Evaluation | None:
+        played = play_world(world, values, num_episodes, seed, max_steps, interrupted)
+        return None if played is None else Evaluation(*played)
+
+    return play
+
+

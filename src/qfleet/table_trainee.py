@@ -1,0 +1,264 @@
+"""A table that learns, under any topology of tables."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qfleet.assembly import Problem
+from qfleet.errors import QfleetError
+from qfleet.evaluation import Evaluation
+from qfleet.exact_solution import ExactSolution, solve_exactly
+from qfleet.runs.checkpoints import CheckpointStore
+from qfleet.table_assembly import (
+    Player,
+    make_fleet,
+    make_task,
+    make_topology,
+    make_world,
+    refuse_too_large,
+    world_player,
+)
+from qfleet.table_values import TableValues
+from qfleet.topologies.partitioned import Partitioned
+from qfleet.topologies.table_team import LearningTask, RoundsReport, TableTopology
+from qfleet.trainee import Progressed, Trainee
+from qfleet.worlds.world import World
+
+_TURNS = 200
+_LONGEST_TURN_STEPS = 2**25
+
+
+@final
+class TableTrainee(Trainee):
+    """Workers and their tables; they are started by the first turn, so that values alone need none."""
+
+    def __init__(self, problem: Problem, report: Callable[[str], None]) -> None:
+        self._problem, self._report, self._run = problem, report, problem.settings.run
+        self._world: World | None = make_world(problem)
+        self._task, self._play = self._make_task()
+        refuse_too_large(problem, self._task)
+        self._stack = ExitStack()
+        self._topology: TableTopology | None = None
+        self._given: dict[str, Any] | None = None
+        self._reports: list[RoundsReport] = []
+        self._exact: ExactSolution | None = None
+        self._is_solved = False
+        self._largest_change: float | None = None
+        self._num_rounds = 0
+
+    def _make_task(self) -> tuple[LearningTask, Player]:
+        if self._world is not None:
+            return make_task(self._problem, self._world), world_player(
+                self._world, self._run.max_evaluation_steps
+            )
+        # Stepping in Python brings Gymnasium's wrappers and more, which worlds do without.
+        from qfleet.states.assembly import make_python_task
+
+        return make_python_task(self._problem)
+
+    @property
+    def num_steps(self) -> int:
+        """Environment steps of all workers."""
+        return 0 if self._topology is None else self._topology.num_steps
+
+    @property
+    def num_updates(self) -> int:
+        """Every step is learned from."""
+        return self.num_steps
+
+    @property
+    def reward_threshold(self) -> float | None:
+        """The environment's own."""
+        return self._task.reward_threshold
+
+    @property
+    def keeps_best(self) -> bool:
+        """A table's values are the latest: they converge, and max_error speaks of them."""
+        return False
+
+    @property
+    def exact(self) -> ExactSolution | None:
+        """What the rule converges to, where it is known; solved when first asked for."""
+        if not self._is_solved and self._world is not None:
+            try:
+                self._exact = solve_exactly(self._world, self._problem.settings)
+            except QfleetError as error:
+                if self._run.exact == "yes" or self._run.until_error is not None:
+                    raise
+                self._report(f"not solved exactly: {error}")
+        self._is_solved = True
+        if self._exact is None and self._run.until_error is not None:
+            raise QfleetError(
+                "--until-error needs the exact solution, which is not known here; --until-change works anywhere"
+            )
+        return self._exact
+
+    def _started(self) -> TableTopology:
+        if self._topology is None:
+            fleet = make_fleet(self._problem)
+            self._stack.callback(fleet.close)
+            self._topology = make_topology(self._problem, self._task, fleet)
+            self._stack.callback(self._topology.close)
+            if self._given is not None:
+                self._topology.set_values(self._tables_of(self._given))
+        return self._topology
+
+    def turns(self) -> Iterator[Progressed]:
+        """A two-hundredth of the run at each turn, to the end of a round."""
+        exact, topology, total = self.exact, self._started(), self._run.steps
+        length = max(1, min(total // _TURNS, _LONGEST_TURN_STEPS))
+        while topology.num_steps < total:
+            before = topology.num_steps
+            self._reports = topology.advance(min(total, before - before % length + length), self._run.until_change)
+            self._num_rounds += self._reports[0].rounds
+            yield self._progressed(before, exact)
+
+    def _progressed(self, before: int, exact: ExactSolution | None) -> Progressed:
+        episodes = sum(report.advance.episodes for report in self._reports)
+        returns = sum(report.advance.returns for report in self._reports)
+        lengths = sum(report.advance.episode_steps for report in self._reports)
+        interval, steps = self._run.evaluation_interval, self.num_steps
+        is_due = self._run.until_error is not None or steps // interval > before // interval
+        return Progressed(
+            episodes,
+            (returns / episodes,) if episodes else (),
+            (lengths / episodes,) if episodes else (),
+            self._reports[0].largest_change,
+            self.error() if exact is not None and (is_due or steps >= self._run.steps) else None,
+        )
+
+    def error(self) -> float | None:
+        """The largest distance from the exact fixed point; None where that is not known."""
+        exact = self.exact
+        if exact is None:
+            return None
+        return exact.error(self._rows_of(np.arange(self._task.shape[1])) if self._keeps_shards else self.values())
+
+    def values(self) -> NDArray[Any]:
+        """(num_states, num_actions): the table; of two their mean."""
+        return self._mean(self._started().values())
+
+    def _rows_of(self, states: NDArray[np.int64]) -> NDArray[Any]:
+        """(n, num_actions): rows of states (n,), wherever they are."""
+        topology = self._started()
+        assert isinstance(topology, Partitioned)
+        return self._mean(topology.look_up(states))
+
+    @staticmethod
+    def _mean(tables: NDArray[Any]) -> NDArray[Any]:
+        return tables[0] if len(tables) == 1 else (tables[0] + tables[1]) / 2
+
+    @property
+    def _keeps_shards(self) -> bool:
+        return getattr(self._problem.settings.topology, "keep_shards", False)
+
+    def exploration_rate(self) -> float:
+        """Epsilon now."""
+        return self._problem.settings.tabular.exploration_rate(self.num_steps, self._run.steps)
+
+    def evaluate(self, num_episodes: int, seed: int, interrupted: Callable[[], bool]) -> Evaluation | None:
+        """Plays greedy episodes with the values as they are now."""
+        if self._topology is None and self._given is not None:
+            given = TableValues.from_state(self._given)
+            values = given.rows if given.shards else given.merged()
+        else:
+            values = self._rows_of if self._keeps_shards else self.values()
+        return self._play(values, num_episodes, seed, interrupted)
+
+    def metrics(self, progressed: Progressed) -> dict[str, float]:
+        """The error, and what the topology measures."""
+        values = {f"fleet/{name}": value for name, value in self._measured().items()}
+        if progressed.error is not None:
+            values["train/max_error"] = progressed.error
+        if progressed.largest_change is not None:
+            values["train/largest_change"] = progressed.largest_change
+        return values
+
+    def _measured(self) -> dict[str, float]:
+        """What the topology measures, the mean over its workers."""
+        names = self._reports[0].extras if self._reports else {}
+        return {name: float(np.mean([report.extras[name] for report in self._reports])) for name in names}
+
+    def between_checkpoints(self, store: CheckpointStore) -> None:
+        """There is nothing to write ahead."""
+
+    def save_state(self) -> dict[str, Any]:
+        """Tables, walkers and counters."""
+        topology = self._started()
+        return {
+            "tables": topology.save_tables(),
+            "topology": topology.save_state(),
+            "rounds": self._num_rounds,
+            "encoder": self._task.encoder_state(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Goes on from there."""
+        self._task.load_encoder_state(state["encoder"])
+        topology = self._started()
+        topology.load_tables(state["tables"])
+        topology.load_state(state["topology"])
+        self._num_rounds = state["rounds"]
+
+    def values_state(self) -> dict[str, Any]:
+        """The table, or its shards."""
+        if self._topology is None and self._given is not None:
+            return self._given
+        return self.values_of(self.save_state_of_values())
+
+    def save_state_of_values(self) -> dict[str, Any]:
+        """What `values_of` looks at."""
+        return {"tables": self._started().save_tables(), "encoder": self._task.encoder_state()}
+
+    @staticmethod
+    def values_of(state: dict[str, Any]) -> dict[str, Any]:
+        """The table in a whole state, or its shards."""
+        tables, encoder = state["tables"], {"encoder": state["encoder"]} if state["encoder"] else {}
+        if "shards" not in tables:
+            return {"values": TableTrainee._mean(tables["values"]), **encoder}
+        shards = {
+            name: {"states": shard["states"], "values": TableTrainee._mean(shard["values"])}
+            for name, shard in tables["shards"].items()
+        }
+        return {"shards": shards, **encoder}
+
+    def load_values(self, state: dict[str, Any]) -> None:
+        """Takes a table's values; raises QfleetError if they are of another shape."""
+        given = TableValues.from_state(state)
+        shape = (given.num_states, given.num_actions)
+        if shape != self._task.shape[1:]:
+            raise QfleetError(
+                f"the values given are a table of {shape[0]:,} states and {shape[1]} actions; this environment has "
+                f"{self._task.shape[1]:,} and {self._task.shape[2]}"
+            )
+        if state.get("encoder"):
+            self._task.load_encoder_state(state["encoder"])
+        self._given = state
+        if self._topology is not None:
+            self._topology.set_values(self._tables_of(state))
+
+    def _tables_of(self, state: dict[str, Any]) -> NDArray[Any]:
+        rows = TableValues.from_state(state).rows(np.arange(self._task.shape[1]))
+        return np.broadcast_to(rows.astype(self._task.dtype), self._task.shape)
+
+    def summary(self) -> dict[str, Any]:
+        """The error, the best return there is, and what the topology measured."""
+        exact, topology = self.exact, self._started()
+        measured: dict[str, Any] = {"max_error": self.error(), "optimal_return": None}
+        if exact is not None and self._world is not None:
+            limit = self._run.max_evaluation_steps
+            measured["optimal_return"] = exact.mdp.optimal_return(
+                min(limit, self._world.max_episode_steps or limit)
+            )
+        if self._num_rounds:
+            measured["rounds"] = self._num_rounds
+        if isinstance(topology, Partitioned):
+            measured["rows_of_workers"] = [int(report.extras["num_rows"]) for report in self._reports]
+        return measured | {name: value for name, value in self._measured().items() if name != "num_rows"}
+
+    def close(self) -> None:
+        """Ends the workers."""
+        self._stack.close()
