@@ -1,9 +1,8 @@
 """A world: an environment of numbered states whose step and reset are compiled into the learning kernels."""
 
-import hashlib
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from qfleet.errors import QfleetError
 from qfleet.kernels import part
+from qfleet.worlds.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from qfleet.worlds.mdp import MDP
@@ -53,17 +53,41 @@ class World:
     """Names the functions to the compiler: equal for equal code."""
 
     def __post_init__(self) -> None:
-        for size in ("num_states", "num_actions"):
-            if getattr(self, size) < 1:
-                raise QfleetError(f"{self.name}: {size} is {getattr(self, size)}; it must be at least 1")
-        for name in ("step", "reset", "allowed", "approach"):
+        self._refuse_wrong_values()
+        for name, arguments in _ARGUMENTS.items():
             function = getattr(self, name)
             if function is not None:
                 plain = function.py_func if isinstance(function, Dispatcher) else function
+                _refuse_wrong_arguments(self.name, name, plain, arguments)
                 object.__setattr__(self, name, part(plain))
         functions = (self.step, self.reset, self.allowed, self.approach)
         object.__setattr__(self, "key", fingerprint(*functions))
         FUNCTIONS[self.key] = functions
+
+    def _refuse_wrong_values(self) -> None:
+        limit = () if self.max_episode_steps is None else ("max_episode_steps",)
+        for size in ("num_states", "num_actions", *limit):
+            value = getattr(self, size)
+            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+                raise QfleetError(
+                    f"{self.name}: {size} is {value!r}; it must be a whole number of at least 1"
+                )
+        if not isinstance(self.parameters, tuple):
+            raise QfleetError(
+                f"{self.name}: parameters is a {type(self.parameters).__name__}; it must be a tuple or a NamedTuple "
+                "of numbers and arrays"
+            )
+        if self.grid_shape is not None and np.prod(self.grid_shape) != self.num_states:
+            raise QfleetError(f"{self.name}: grid_shape {self.grid_shape} has no {self.num_states} cells")
+
+    def check(self) -> None:
+        """Compiles the functions and makes some steps; QfleetError names what is wrong, in one line.
+
+        See `qfleet.worlds.checks.check_world`.
+        """
+        from qfleet.worlds.checks import check_world
+
+        check_world(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles without the key, which is made anew, so that the kernels of another process know it too."""
@@ -87,44 +111,23 @@ class World:
 FUNCTIONS: dict[str, tuple[Any, ...]] = {}
 """(step, reset, allowed, approach) of every world made in this process, by its key."""
 
-
-def fingerprint(*functions: Callable[..., Any] | None) -> str:
-    """A digest of the functions' code, of what they call and of the constants they refer to.
-
-    Kernels are cached on disk by it: an edited world is compiled anew, an unchanged one is not.
-    """
-    digest = hashlib.sha256()
-    for function in functions:
-        _add(digest, function, set())
-    return digest.hexdigest()[:20]
+_ARGUMENTS = {
+    "step": ("parameters", "state", "action", "random"),
+    "reset": ("parameters", "random"),
+    "allowed": ("parameters", "state", "action"),
+    "approach": ("parameters", "state"),
+}
 
 
-def _add(digest: "hashlib._Hash", value: Any, seen: set[int]) -> None:
-    if isinstance(value, Dispatcher):
-        value = value.py_func
-    if id(value) in seen:
-        return
-    if isinstance(value, CodeType):
-        digest.update(value.co_code + repr(value.co_names).encode())
-        for constant in value.co_consts:
-            _add(digest, constant, seen)
-    elif isinstance(value, np.ndarray):
-        digest.update(str((value.dtype, value.shape)).encode() + value.tobytes())
-    elif isinstance(value, ModuleType):
-        digest.update(value.__name__.encode())
-    elif callable(value) and hasattr(value, "__code__"):
-        seen.add(id(value))
-        _add(digest, value.__code__, seen)
-        for name in sorted(_names(value.__code__)):
-            digest.update(name.encode())
-            _add(digest, value.__globals__.get(name), seen)
-        for cell in value.__closure__ or ():
-            _add(digest, cell.cell_contents, seen)
-    else:
-        digest.update(f"{type(value).__name__}:{value!r}".encode())
-
-
-def _names(code: CodeType) -> set[str]:
-    """The names that code may look up in its module, those of functions inside it included."""
-    inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
-    return set(code.co_names).union(*(_names(constant) for constant in inner))
+def _refuse_wrong_arguments(world: str, name: str, function: Any, arguments: tuple[str, ...]) -> None:
+    if not inspect.isfunction(function):
+        raise QfleetError(
+            f"{world}: {name} is a {type(function).__name__}; it must be a plain or jitted function"
+        )
+    signature = inspect.signature(function)
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        raise QfleetError(
+            f"{world}: {name} is {function.__name__}{signature}; it must take ({', '.join(arguments)})"
+        ) from None
