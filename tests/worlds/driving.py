@@ -54,7 +54,7 @@ def frequencies(world: World, draws: int) -> Frequencies:
         np.zeros((states, actions)),
     )
     masked = world.allowed is not None
-    program = Program(world.key, "q-learning", "uniform", "constant", masked, False, False, False)
+    program = Program(world.key, "q-learning", "uniform", "constant", masked, False, "whole", False)
     _count_resets(program, world.parameters, draws, found.reset)
     _count_steps(program, world.parameters, draws, found.next_state, found.reward, found.terminated)
     return Frequencies(*(counts / draws for counts in found))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qfleet.errors import QfleetError
-from qfleet.replay.memory import available_memory_bytes, readable_bytes
+from qfleet.memory import available_memory_bytes, readable_bytes
 from qfleet.worlds import chain, garnet, grid, inventory, queueing
 from qfleet.worlds.options import WorldOptions, parse_options
 from qfleet.worlds.world import World
