@@ -1,8 +1,8 @@
 """From settings to the members of a table's run: what is learned, who learns it, and where they live."""
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,20 @@ from qfleet.topologies.table_team import LearningTask, TableTopology
 from qfleet.worlds.world import World
 
 
+@dataclass(frozen=True)
+class Subject:
+    """What a table is learned of."""
+
+    task: LearningTask
+    play: "Player"
+    reward_threshold: float | None
+    """Mean greedy return at which it counts as solved, if it says so."""
+    world: World | None
+    """None for what is stepped in Python."""
+    encoder: dict[str, Any]
+    """How observations become states, as checkpoints keep it; empty where they are states already."""
+
+
 class Player(Protocol):
     """Plays greedy episodes by a table, or by looking rows up; None if interrupted meanwhile."""
 
@@ -35,6 +49,19 @@ class Player(Protocol):
         seed: int,
         interrupted: Callable[[], bool],
     ) -> Evaluation | None: ...
+
+
+def make_subject(problem: Problem, encoder: dict[str, Any] | None = None) -> Subject:
+    """What the problem is about; `encoder` is that of the checkpoint the run goes on from."""
+    world = make_world(problem)
+    if world is None:
+        # Stepping in Python brings Gymnasium's wrappers and more, which worlds do without.
+        from qfleet.states.assembly import make_python_subject
+
+        return make_python_subject(problem, encoder)
+    task = make_task(problem, world)
+    player = world_player(world, problem.settings.run.max_evaluation_steps)
+    return Subject(task, player, world.reward_threshold, world, {})
 
 
 def make_world(problem: Problem) -> World | None:

@@ -12,20 +12,11 @@ from qfleet.errors import QfleetError
 from qfleet.evaluation import Evaluation
 from qfleet.exact_solution import ExactSolution, solve_exactly
 from qfleet.runs.checkpoints import CheckpointStore
-from qfleet.table_assembly import (
-    Player,
-    make_fleet,
-    make_task,
-    make_topology,
-    make_world,
-    refuse_too_large,
-    world_player,
-)
+from qfleet.table_assembly import make_fleet, make_subject, make_topology, refuse_too_large
 from qfleet.table_values import TableValues
 from qfleet.topologies.partitioned import Partitioned
-from qfleet.topologies.table_team import LearningTask, RoundsReport, TableTopology
+from qfleet.topologies.table_team import RoundsReport, TableTopology
 from qfleet.trainee import Progressed, Trainee
-from qfleet.worlds.world import World
 
 _TURNS = 200
 _LONGEST_TURN_STEPS = 2**25
@@ -37,9 +28,8 @@ class TableTrainee(Trainee):
 
     def __init__(self, problem: Problem, report: Callable[[str], None]) -> None:
         self._problem, self._report, self._run = problem, report, problem.settings.run
-        self._world: World | None = make_world(problem)
-        self._task, self._play = self._make_task()
-        refuse_too_large(problem, self._task)
+        self._subject = make_subject(problem)
+        refuse_too_large(problem, self._subject.task)
         self._stack = ExitStack()
         self._topology: TableTopology | None = None
         self._given: dict[str, Any] | None = None
@@ -48,16 +38,6 @@ class TableTrainee(Trainee):
         self._is_solved = False
         self._largest_change: float | None = None
         self._num_rounds = 0
-
-    def _make_task(self) -> tuple[LearningTask, Player]:
-        if self._world is not None:
-            return make_task(self._problem, self._world), world_player(
-                self._world, self._run.max_evaluation_steps
-            )
-        # Stepping in Python brings Gymnasium's wrappers and more, which worlds do without.
-        from qfleet.states.assembly import make_python_task
-
-        return make_python_task(self._problem)
 
     @property
     def num_steps(self) -> int:
@@ -72,7 +52,7 @@ class TableTrainee(Trainee):
     @property
     def reward_threshold(self) -> float | None:
         """The environment's own."""
-        return self._task.reward_threshold
+        return self._subject.reward_threshold
 
     @property
     def keeps_best(self) -> bool:
@@ -82,9 +62,9 @@ class TableTrainee(Trainee):
     @property
     def exact(self) -> ExactSolution | None:
         """What the rule converges to, where it is known; solved when first asked for."""
-        if not self._is_solved and self._world is not None:
+        if not self._is_solved and self._subject.world is not None:
             try:
-                self._exact = solve_exactly(self._world, self._problem.settings)
+                self._exact = solve_exactly(self._subject.world, self._problem.settings)
             except QfleetError as error:
                 if self._run.exact == "yes" or self._run.until_error is not None:
                     raise
@@ -100,7 +80,7 @@ class TableTrainee(Trainee):
         if self._topology is None:
             fleet = make_fleet(self._problem)
             self._stack.callback(fleet.close)
-            self._topology = make_topology(self._problem, self._task, fleet)
+            self._topology = make_topology(self._problem, self._subject.task, fleet)
             self._stack.callback(self._topology.close)
             if self._given is not None:
                 self._topology.set_values(self._tables_of(self._given))
@@ -135,7 +115,7 @@ class TableTrainee(Trainee):
         exact = self.exact
         if exact is None:
             return None
-        return exact.error(self._rows_of(np.arange(self._task.shape[1])) if self._keeps_shards else self.values())
+        return exact.error(self._rows_of(np.arange(self._subject.task.shape[1])) if self._keeps_shards else self.values())
 
     def values(self) -> NDArray[Any]:
         """(num_states, num_actions): the table; of two their mean."""
@@ -166,7 +146,7 @@ class TableTrainee(Trainee):
             values = given.rows if given.shards else given.merged()
         else:
             values = self._rows_of if self._keeps_shards else self.values()
-        return self._play(values, num_episodes, seed, interrupted)
+        return self._subject.play(values, num_episodes, seed, interrupted)
 
     def metrics(self, progressed: Progressed) -> dict[str, float]:
         """The error, and what the topology measures."""
@@ -192,26 +172,26 @@ class TableTrainee(Trainee):
             "tables": topology.save_tables(),
             "topology": topology.save_state(),
             "rounds": self._num_rounds,
-            "encoder": self._task.encoder_state(),
+            "encoder": self._subject.encoder,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Goes on from there."""
-        self._task.load_encoder_state(state["encoder"])
+        self._take_encoder(state["encoder"])
         topology = self._started()
         topology.load_tables(state["tables"])
         topology.load_state(state["topology"])
         self._num_rounds = state["rounds"]
 
+    def _take_encoder(self, encoder: dict[str, Any]) -> None:
+        if encoder:
+            self._subject = make_subject(self._problem, encoder)
+
     def values_state(self) -> dict[str, Any]:
         """The table, or its shards."""
         if self._topology is None and self._given is not None:
             return self._given
-        return self.values_of(self.save_state_of_values())
-
-    def save_state_of_values(self) -> dict[str, Any]:
-        """What `values_of` looks at."""
-        return {"tables": self._started().save_tables(), "encoder": self._task.encoder_state()}
+        return self.values_of({"tables": self._started().save_tables(), "encoder": self._subject.encoder})
 
     @staticmethod
     def values_of(state: dict[str, Any]) -> dict[str, Any]:
@@ -229,29 +209,28 @@ class TableTrainee(Trainee):
         """Takes a table's values; raises QfleetError if they are of another shape."""
         given = TableValues.from_state(state)
         shape = (given.num_states, given.num_actions)
-        if shape != self._task.shape[1:]:
+        if shape != self._subject.task.shape[1:]:
             raise QfleetError(
                 f"the values given are a table of {shape[0]:,} states and {shape[1]} actions; this environment has "
-                f"{self._task.shape[1]:,} and {self._task.shape[2]}"
+                f"{self._subject.task.shape[1]:,} and {self._subject.task.shape[2]}"
             )
-        if state.get("encoder"):
-            self._task.load_encoder_state(state["encoder"])
+        self._take_encoder(state.get("encoder", {}))
         self._given = state
         if self._topology is not None:
             self._topology.set_values(self._tables_of(state))
 
     def _tables_of(self, state: dict[str, Any]) -> NDArray[Any]:
-        rows = TableValues.from_state(state).rows(np.arange(self._task.shape[1]))
-        return np.broadcast_to(rows.astype(self._task.dtype), self._task.shape)
+        rows = TableValues.from_state(state).rows(np.arange(self._subject.task.shape[1]))
+        return np.broadcast_to(rows.astype(self._subject.task.dtype), self._subject.task.shape)
 
     def summary(self) -> dict[str, Any]:
         """The error, the best return there is, and what the topology measured."""
         exact, topology = self.exact, self._started()
         measured: dict[str, Any] = {"max_error": self.error(), "optimal_return": None}
-        if exact is not None and self._world is not None:
+        if exact is not None and self._subject.world is not None:
             limit = self._run.max_evaluation_steps
             measured["optimal_return"] = exact.mdp.optimal_return(
-                min(limit, self._world.max_episode_steps or limit)
+                min(limit, self._subject.world.max_episode_steps or limit)
             )
         if self._num_rounds:
             measured["rounds"] = self._num_rounds

@@ -65,6 +65,21 @@ class TableValues:
                 return shard.values[index]
         raise self._unknown(state)
 
+    def rows(self, states: NDArray[np.int64]) -> NDArray[Any]:
+        """(n, num_actions) of states (n,); raises QfleetError for a number that no state has."""
+        if self._whole is not None:
+            return self._whole[states]
+        found = np.empty((len(states), self.num_actions), self.shards[0].values.dtype)
+        missing = np.ones(len(states), np.bool_)
+        for shard in self.shards:
+            index = np.minimum(np.searchsorted(shard.states, states), max(0, len(shard.states) - 1))
+            here = shard.states[index] == states if len(shard.states) else np.zeros(len(states), np.bool_)
+            found[here] = shard.values[index[here]]
+            missing &= ~here
+        if missing.any():
+            raise self._unknown(int(states[missing][0]))
+        return found
+
     def _unknown(self, state: int) -> QfleetError:
         return QfleetError(f"state {state} is none of the table's {self.num_states:,} states")
 

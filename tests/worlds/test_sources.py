@@ -32,14 +32,14 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A package in the current folder, as a user has it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
-    for name in ("ours", "ours.world"):
+    for name in ("homemade", "homemade.world"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    Path("ours").mkdir()
-    Path("ours/world.py").write_text(MODULE)
-    Path("ours/faulty.py").write_text("1 / 0\n")
-    Path("ours/needy.py").write_text("import no_such_package\n")
+    Path("homemade").mkdir()
+    Path("homemade/world.py").write_text(MODULE)
+    Path("homemade/faulty.py").write_text("1 / 0\n")
+    Path("homemade/needy.py").write_text("import no_such_package\n")
     importlib.invalidate_caches()
-    return "ours.world"
+    return "homemade.world"
 
 
 def test_worlds_are_found_by_module_and_name(module: str) -> None:
@@ -53,14 +53,14 @@ def test_worlds_are_found_by_module_and_name(module: str) -> None:
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("ours.world:GRIT", "module ours.world has no GRIT; its worlds are GRID"),
-        ("ours.world:step", "of type function"),
-        ("ours.world:number", "returned int; it should return a World or an MDP"),
-        ("ours.world:broken", "failed: ValueError: no luck"),
-        ("ours.word:GRID", "there is no module ours.word"),
+        ("homemade.world:GRIT", "module homemade.world has no GRIT; its worlds are GRID"),
+        ("homemade.world:step", "of type function"),
+        ("homemade.world:number", "returned int; it should return a World or an MDP"),
+        ("homemade.world:broken", "failed: ValueError: no luck"),
+        ("homemade.word:GRID", "there is no module homemade.word"),
         ("nowhere:GRID", "there is no module nowhere; it was looked for in"),
-        ("ours.faulty:GRID", "module ours.faulty cannot be imported: ZeroDivisionError"),
-        ("ours.needy:GRID", "cannot be imported: No module named 'no_such_package'"),
+        ("homemade.faulty:GRID", "module homemade.faulty cannot be imported: ZeroDivisionError"),
+        ("homemade.needy:GRID", "cannot be imported: No module named 'no_such_package'"),
     ],
 )
 def test_what_cannot_be_found_is_named(module: str, source: str, said: str) -> None:

@@ -42,13 +42,13 @@ class Cut:
         """States that a worker owns."""
         return self.bounds[rank + 1] - self.bounds[rank]
 
-    def states(self) -> NDArray[np.int64]:
-        """(num_states,): the states in their order."""
+    def states(self, rank: int) -> NDArray[np.int64]:
+        """(num_rows,): the states that a worker owns, in their order."""
+        first, last = self.bounds[rank], self.bounds[rank + 1]
         if not self.positions.size:
-            return np.arange(self.num_states)
-        order = np.empty(self.num_states, np.int64)
-        order[self.positions] = np.arange(self.num_states)
-        return order
+            return np.arange(first, last)
+        own = np.flatnonzero((self.positions >= first) & (self.positions < last))
+        return own[np.argsort(self.positions[own])]
 
 
 def cut_blocks(num_states: int, num_workers: int) -> Cut:

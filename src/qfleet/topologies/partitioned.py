@@ -99,8 +99,7 @@ class PartitionedWorker(TableWorker):
         self._learner.begin()
         successors = self._learning.world.successors
         if successors is not None and self._group.size > 1:
-            own = self._cut.states()[self._cut.bounds[self.rank] : self._cut.bounds[self.rank + 1]]
-            near = successors(own)
+            near = successors(self._cut.states(self.rank))
             self._border.know(near[self._cut.owners(near) != self.rank])
         self._exchange(0)
 
@@ -252,7 +251,7 @@ class Partitioned(TableTopology):
             partial(PartitionedWorker, task, cut, config) for _ in range(task.num_workers)
         ]
         super().__init__(fleet, makers, config.stall_timeout_seconds)
-        self._first_cut = cut
+        self._first_cut, self._keeps_shards = cut, config.keep_shards
 
     def cut(self) -> Cut:
         """Who owns what now."""
@@ -260,12 +259,8 @@ class Partitioned(TableTopology):
 
     def values(self) -> NDArray[Any]:
         """The shards one after the other."""
-        cut, rows = self.cut(), np.concatenate(self.shards(), axis=1)
+        cut, rows = self.cut(), np.concatenate(self._all("rows"), axis=1)
         return rows[:, cut.positions] if cut.positions.size else rows
-
-    def shards(self) -> list[NDArray[Any]]:
-        """Every worker's rows."""
-        return self._all("rows")
 
     def look_up(self, states: NDArray[np.int64]) -> NDArray[Any]:
         """(num_tables, n, num_actions): rows of any states (n,), from whoever owns them."""
@@ -282,11 +277,37 @@ class Partitioned(TableTopology):
 
     def set_values(self, values: NDArray[Any]) -> None:
         """Gives every worker its rows."""
-        ordered = values[:, self._first_cut.states()] if self._first_cut.positions.size else values
-        bounds = self._first_cut.bounds
-        self.set_shards(bounds, [ordered[:, low:high] for low, high in pairwise(bounds)])
+        self._distribute(values, self._first_cut)
 
-    def set_shards(self, bounds: Sequence[int], shards: Sequence[NDArray[Any]]) -> None:
-        """Gives every worker its rows of a cut with these bounds."""
-        for rank, rows in enumerate(shards):
-            self._one(rank, "set_rows", list(bounds), np.ascontiguousarray(rows))
+    def _distribute(self, values: NDArray[Any], cut: Cut) -> None:
+        """One worker's rows at a time, so that there is no second table."""
+        for rank, (low, high) in enumerate(pairwise(cut.bounds)):
+            rows = values[:, cut.states(rank)] if cut.positions.size else values[:, low:high]
+            self._set_rows(rank, cut.bounds, rows)
+
+    def _set_rows(self, rank: int, bounds: Sequence[int], rows: NDArray[Any]) -> None:
+        self._one(rank, "set_rows", list(bounds), np.ascontiguousarray(rows))
+
+    def save_tables(self) -> dict[str, Any]:
+        """The table and where it is cut; or its shards, each in the order of its states' numbers."""
+        cut = self.cut()
+        bounds = {"bounds": list(cut.bounds)}
+        if not self._keeps_shards:
+            return {"values": self.values(), **bounds}
+        shards = {}
+        for rank in range(cut.num_workers):
+            states = cut.states(rank)
+            order = np.argsort(states)
+            shards[str(rank)] = {"states": states[order], "values": self._one(rank, "rows")[:, order]}
+        return {"shards": shards, **bounds}
+
+    def load_tables(self, state: dict[str, Any]) -> None:
+        """Takes what `save_tables` returned."""
+        cut = Cut(tuple(state["bounds"]), self._first_cut.positions)
+        if "values" in state:
+            self._distribute(state["values"], cut)
+            return
+        for rank in range(cut.num_workers):
+            shard, states = state["shards"][str(rank)], cut.states(rank)
+            rows = shard["values"][:, np.searchsorted(shard["states"], states)]
+            self._set_rows(rank, cut.bounds, rows)

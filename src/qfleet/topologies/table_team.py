@@ -216,6 +216,14 @@ class TableTopology(ABC):
     def set_values(self, values: NDArray[Any]) -> None:
         """Puts values (num_tables, num_states, num_actions) into every worker's table."""
 
+    def save_tables(self) -> dict[str, Any]:
+        """The values: {"values": (num_tables, num_states, num_actions)}, or shards of it."""
+        return {"values": self.values()}
+
+    def load_tables(self, state: dict[str, Any]) -> None:
+        """Takes what `save_tables` returned."""
+        self.set_values(state["values"])
+
     def save_state(self) -> dict[str, Any]:
         """Everything but the values."""
         return {

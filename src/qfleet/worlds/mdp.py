@@ -152,6 +152,10 @@ class MDP:
         values = exact.horizon_values(self._model, max_steps)
         return None if values is None else self._at_start(values)
 
+    def graph(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """(offsets, neighbours): which states transitions lead to or from, in compressed rows, for METIS."""
+        return exact.graph(self._model)
+
     @property
     def num_bytes(self) -> int:
         """Memory of the arrays."""
