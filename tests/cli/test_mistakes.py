@@ -58,7 +58,7 @@ MISTAKES = {
     "train GridWorld-4 --n-step 3": "n_step belongs to the algorithm tree-backup",
     "train GridWorld-4 --exact no --until-error 0.1": "--until-error needs the exact solution",
     "train GridWorld-4 --until-change -1": "until_change is -1",
-    "train GridWorld-4 --topology partitioned --cut file": "--cut file and --owners",
+    "train GridWorld-4 --topology partitioned --cut owners": "--cut owners and --owners FILE",
     "train GridWorld-4 --algorithm dqn": "GridWorld-4",
     "export nowhere": "needs --out",
     "export nowhere --out values.csv": "no such folder",

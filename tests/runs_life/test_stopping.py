@@ -1,5 +1,6 @@
 """When a run ends, what it keeps, and with which episodes it is judged."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,16 @@ def test_until_return(topology, tmp_path: Path) -> None:
     """What every action gives is certain here, so any network passes a threshold it can reach."""
     run = train_tiny(MatchEnv, tmp_path / "run", topology=topology, until_return=-0.5, steps=3000)
     assert run.summary["stopped_by"] == "until_return" and 1100 <= run.summary["steps"] < 1140
+
+
+def test_a_solved_run_has_nothing_left_to_do(tmp_path: Path) -> None:
+    run = train_tiny(MatchEnv, tmp_path / "run", until_return=-0.5, steps=3000)
+    again = qfleet.resume(run.path, environment=MatchEnv)
+    assert again.summary["stopped_by"] == "until_return" and again.summary["steps"] == run.summary["steps"]
+    settings = replace(run.problem.settings, run=replace(run.problem.settings.run, until_return=7.0))
+    run.folder.write_config(replace(settings, objects=("environment",)).to_json())
+    further = qfleet.resume(run.path, environment=MatchEnv)
+    assert further.summary["stopped_by"] == "steps" and further.summary["steps"] >= 3000
 
 
 def test_until_return_needs_confirmation(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ class PartitionedConfig:
     cut: CutName = "blocks"
     """blocks of states in their order; graph: few transitions across borders (METIS); owners: the file --owners."""
     owners: str = ""
-    """A .npy file with the worker of each state, for --cut owners."""
+    """A .npy file with the worker of each state, for the cut owners."""
     balance: Balance = "counts"
     """counts: borders move to where visits are even, with cut blocks and graph; none: they stay."""
     keep_shards: bool = False
