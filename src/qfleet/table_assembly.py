@@ -48,7 +48,9 @@ class Player(Protocol):
         num_episodes: int,
         seed: int,
         interrupted: Callable[[], bool],
-    ) -> Evaluation | None: ...
+    ) -> Evaluation | None:
+        """Values are (num_states, num_actions), or a function that looks up (n, num_actions)."""
+        ...
 
 
 def make_subject(problem: Problem, encoder: dict[str, Any] | None = None) -> Subject:
@@ -152,5 +154,3 @@ def world_player(world: World, max_steps: int) -> Player:
         return None if played is None else Evaluation(*played)
 
     return play
-
-

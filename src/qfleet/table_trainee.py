@@ -92,7 +92,9 @@ class TableTrainee(Trainee):
         length = max(1, min(total // _TURNS, _LONGEST_TURN_STEPS))
         while topology.num_steps < total:
             before = topology.num_steps
-            self._reports = topology.advance(min(total, before - before % length + length), self._run.until_change)
+            self._reports = topology.advance(
+                min(total, before - before % length + length), self._run.until_change
+            )
             self._num_rounds += self._reports[0].rounds
             yield self._progressed(before, exact)
 
@@ -115,7 +117,9 @@ class TableTrainee(Trainee):
         exact = self.exact
         if exact is None:
             return None
-        return exact.error(self._rows_of(np.arange(self._subject.task.shape[1])) if self._keeps_shards else self.values())
+        return exact.error(
+            self._rows_of(np.arange(self._subject.task.shape[1])) if self._keeps_shards else self.values()
+        )
 
     def values(self) -> NDArray[Any]:
         """(num_states, num_actions): the table; of two their mean."""

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from conftest import Call
-from qfleet.worlds.catalogue import WORLD_NAMES
 
 from qfleet.settings import ALGORITHM_CONFIGS, TOPOLOGY_CONFIGS
 from qfleet.tabular.support import TABLE_TOPOLOGIES
+from qfleet.worlds.catalogue import WORLD_NAMES
 
 
 def test_environments_are_listed_with_ones_own(call: Call) -> None:

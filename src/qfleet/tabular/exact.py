@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
+import scipy.sparse
 from numpy.typing import NDArray
 
 from qfleet.errors import QfleetError
@@ -308,3 +309,18 @@ def _spread(model, found, queue, size, most):
                     found[following] = True
                     queue[size] = following
                     size += 1
+
+
+def graph(model: Model) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """(offsets, neighbours): for each state those that a step of non-zero probability leads to or comes from."""
+    pairs = model.num_states * model.num_actions
+    sizes = np.diff(model.offsets) if model.offsets.size else np.full(pairs, model.branching)
+    sources = np.repeat(np.repeat(np.arange(model.num_states), model.num_actions), sizes)
+    kept = (model.next_state >= 0) & (model.next_state != sources)
+    sources, targets = sources[kept], model.next_state[kept]
+    ones = np.ones(len(sources), np.int8)
+    shape = (model.num_states, model.num_states)
+    matrix = scipy.sparse.csr_array((ones, (sources, targets)), shape=shape)
+    matrix = scipy.sparse.csr_array(matrix + matrix.T)
+    matrix.sum_duplicates()
+    return matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32)

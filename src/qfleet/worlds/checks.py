@@ -58,21 +58,8 @@ def check_world(world: World) -> None:
     should not: a first or next state that is no whole number in [0, num_states), a reward that is no number
     (NonFiniteError: NaN or infinite), a `terminated` that is no bool, a state without an allowed action.
     """
-<<<<<<< HEAD
-    program = Program(
-        world.key,
-        "q-learning",
-        "epsilon-greedy",
-        "constant",
-        world.allowed is not None,
-        False,
-        "whole",
-        False,
-    )
-=======
     masked = world.allowed is not None
     program = Program(world.key, "q-learning", "uniform", "constant", masked, False, "whole", False)
->>>>>>> worlds
     random = np.random.default_rng(0)
     state, age = _first_state(world, program, random.random()), 0
     for _ in range(NUM_STEPS):

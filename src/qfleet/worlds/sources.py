@@ -109,11 +109,7 @@ def _named_in_module(source: str) -> "World | MDP | None":
         if _could_be_id(attribute):
             return None
         raise _no_such_attribute(module, module_name, attribute)
-<<<<<<< HEAD
-    value: Any = getattr(module, attribute)
-=======
     value = getattr(module, attribute)
->>>>>>> worlds
     if _is_maker(value):
         value = _call(value, source)
         if not _is_world(value) and not isinstance(value, Env):
