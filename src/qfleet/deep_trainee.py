@@ -51,6 +51,9 @@ class DeepTrainee(Trainee):
         """The environment's own."""
         return self._description.reward_threshold
 
+    def prepare(self) -> None:
+        """Kernels are compiled by the first block."""
+
     def turns(self) -> Iterator[Progressed]:
         """Acts and learns for a block at each turn."""
         for gathered in self.topology.blocks():

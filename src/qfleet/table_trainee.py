@@ -86,6 +86,11 @@ class TableTrainee(Trainee):
                 self._topology.set_values(self._tables_of(self._given))
         return self._topology
 
+    def prepare(self) -> None:
+        """Solves exactly where that is wanted, starts the workers, compiles."""
+        _ = self.exact
+        self._started().prepare()
+
     def turns(self) -> Iterator[Progressed]:
         """A two-hundredth of the run at each turn, to the end of a round."""
         exact, topology, total = self.exact, self._started(), self._run.steps

@@ -49,6 +49,10 @@ class Trainee(ABC):
         return True
 
     @abstractmethod
+    def prepare(self) -> None:
+        """Does what is no training and need be done once: starts workers, compiles, solves exactly."""
+
+    @abstractmethod
     def turns(self) -> Iterator[Progressed]:
         """Acts and learns for a while at each turn, until the run's steps are made."""
 

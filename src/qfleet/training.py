@@ -116,10 +116,11 @@ class Training:
 
     def __iter__(self) -> Iterator[Status]:
         """Trains; at the end, the last checkpoint is written and `stopped_by` says why it ended."""
-        self._interruption.begin_orderly()
         self.stopped_by = self._finished_before()
         if self.stopped_by:
             return
+        self.trainee.prepare()
+        self._interruption.begin_orderly()
         before, started = self.trainee.num_steps, time.perf_counter()
         for progressed in self.trainee.turns():
             self._counters.seconds += time.perf_counter() - started

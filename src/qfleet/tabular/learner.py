@@ -243,6 +243,7 @@ class TableLearner:
         """Puts the walkers into their first states, and lets them choose their first actions."""
         self.begin()
         self.admit()
+        self.advance(0)  # compiles the kernel
 
     def begin(self) -> None:
         """Puts the walkers into their first states; raises QfleetError if one is none of the world's."""

@@ -102,6 +102,7 @@ class PartitionedWorker(TableWorker):
             near = successors(self._cut.states(self.rank))
             self._border.know(near[self._cut.owners(near) != self.rank])
         self._exchange(0)
+        self._learner.advance(0)  # compiles the kernel
 
     def advance(self, until_steps: int, until_change: float | None) -> RoundsReport:
         """Rounds: walk until the budget is used or nobody is left, then tell and hear."""

@@ -181,11 +181,15 @@ class TableTopology(ABC):
         """Steps of all workers."""
         self._begun = False
 
-    def advance(self, until_steps: int, until_change: float | None = None) -> list[RoundsReport]:
-        """All workers' rounds until `until_steps` steps are made in all."""
+    def prepare(self) -> None:
+        """Lets the workers compile and begin, if they have not."""
         if not self._begun:
             self._all("start", timeout_seconds=max(START_SECONDS, self._timeout_seconds))
             self._begun = True
+
+    def advance(self, until_steps: int, until_change: float | None = None) -> list[RoundsReport]:
+        """All workers' rounds until `until_steps` steps are made in all."""
+        self.prepare()
         reports = self._all("advance", until_steps, until_change)
         self.num_steps = self._steps_of(reports)
         return reports
