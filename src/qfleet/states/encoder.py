@@ -59,7 +59,7 @@ class StateEncoder:
         return out
 
     def reader(self) -> Callable[[Any], int]:
-        """A function from an observation to its row; raises QfleetError, for numbers that are not finite NonFiniteError."""
+        """A function from an observation to its row; it raises QfleetError, of numbers not finite NonFiniteError."""
         borders = iter(self.knots[:, 1:-1].tolist())
         reads = []
         for leaf in self.leaves:

@@ -126,10 +126,10 @@ def _fault(work, reward, terminated):
 
 @part
 def _any_allowed(work):
+    count = 0
     for action in range(work.constants.num_actions):
-        if work.parameters.allowed[action]:
-            return True
-    return False
+        count += work.parameters.allowed[action]
+    return count > 0
 
 
 @part
