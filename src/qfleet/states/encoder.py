@@ -47,8 +47,8 @@ class StateEncoder:
         return prod(prod(leaf.sizes) for leaf in self.leaves) * max(num_bins, 1) ** dimensions
 
     def state(self) -> dict[str, NDArray[np.float64]]:
-        """What `make_encoder` makes the same encoder from."""
-        return {"knots": self.knots}
+        """What `make_encoder` makes the same encoder from; empty where there are no bins."""
+        return {"knots": self.knots} if len(self.knots) else {}
 
     def rows(self, observation: Any) -> NDArray[np.int64]:
         """The rows (max(1, num_tilings),) whose sum are the observation's values; QfleetError if it is in no space."""
@@ -106,7 +106,7 @@ def make_encoder(
     _refuse(space, config, dimensions, name)
     if not dimensions:
         return StateEncoder(leaves, np.empty((0, 1)), 0)
-    if state is not None:
+    if state:
         return StateEncoder(leaves, np.asarray(state["knots"], np.float64), config.tilings)
     if not config.bounds:
         raise QfleetError(f"{name}: the borders of bins are found by playing; give --bounds, or begin a run")

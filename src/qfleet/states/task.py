@@ -145,6 +145,6 @@ def _encoder(
             f"{single.name} stacks {single.frame_stack} frames; a table sees one observation at a time"
         )
     space = single.env.observation_space
-    if state is None and states.discretize and needs_play(space, states):
+    if not state and states.discretize and needs_play(space, states):
         state = {"knots": quantile_knots(played_values(single, seed), states.discretize)}
     return make_encoder(space, states, state, single.name)
