@@ -23,7 +23,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 STREAM_EXPLORATION = 1
 STREAM_SAMPLING = 2
 
-_PARTS = ("deep", "replay", "tabular", "worlds")
+_PARTS = ("deep", "replay", "states", "tabular", "worlds")
 _CONFIG: Any = numba.core.config
 
 # Sums may be reordered for vector units, but NaN and infinity keep their meaning: losses are checked for them.

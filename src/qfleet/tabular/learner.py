@@ -32,7 +32,8 @@ CACHED_BYTES = 2**20
 """Tables up to this size stay in a core's own cache, so that asking for memory ahead is only work."""
 
 _GOLDEN = 0x9E3779B97F4A7C15
-_FOREVER = 2**62
+FOREVER = 2**62
+"""The time limit of an episode that has none."""
 
 
 @dataclass(frozen=True)
@@ -91,24 +92,10 @@ class Task:
 
     def constants(self) -> Constants:
         """The kernel's numbers."""
-        config, world = self.config, self.world
-        span = config.exploration_span(self.total_steps) / self.num_walkers
-        return Constants(
-            num_states=world.num_states,
-            num_actions=world.num_actions,
-            discount=config.discount,
-            learning_rate=config.learning_rate,
-            log_weight=float("inf") if config.learning_rate == 1 else float(-np.log1p(-config.learning_rate)),
-            rate_exponent=config.learning_rate_exponent,
-            exploration_initial=config.exploration_initial,
-            exploration_final=config.exploration_final,
-            exploration_steps=max(span, 1e-9),
-            temperature=config.temperature,
-            max_episode_steps=world.max_episode_steps or _FOREVER,
-            history_length=config.history_length(self.rule),
-            trace_decay=config.trace_decay,
-            initial_value=config.initial_value,
-        )
+        world = self.world
+        steps = world.max_episode_steps or FOREVER
+        span = self.config.exploration_span(self.total_steps) / self.num_walkers
+        return make_constants(self.config, self.rule, world.num_states, world.num_actions, span, steps)
 
     def program(self, num_rows: int, *, weighted: bool = False, rows: Rows = "whole") -> Program:
         """What the kernel is compiled for."""
@@ -163,10 +150,44 @@ def whole(num_states: int) -> Shard:
     )
 
 
-def make_walkers(task: Task) -> Walkers:
+def make_constants(
+    config: TabularConfig,
+    rule: Rule,
+    num_states: int,
+    num_actions: int,
+    exploration_steps: float,
+    max_episode_steps: int,
+) -> Constants:
+    """The kernel's numbers; `exploration_steps` are those of one walker."""
+    return Constants(
+        num_states=num_states,
+        num_actions=num_actions,
+        discount=config.discount,
+        learning_rate=config.learning_rate,
+        log_weight=float("inf") if config.learning_rate == 1 else float(-np.log1p(-config.learning_rate)),
+        rate_exponent=config.learning_rate_exponent,
+        exploration_initial=config.exploration_initial,
+        exploration_final=config.exploration_final,
+        exploration_steps=max(exploration_steps, 1e-9),
+        temperature=config.temperature,
+        max_episode_steps=max_episode_steps,
+        history_length=config.history_length(rule),
+        trace_decay=config.trace_decay,
+        initial_value=config.initial_value,
+    )
+
+
+def make_history(num_walkers: int, history_length: int) -> History:
+    """Nothing remembered yet."""
+    room = (num_walkers, history_length)
+    return History(
+        np.zeros(num_walkers, np.int64), np.zeros(room, np.int64), np.zeros(room, np.int64), np.zeros(room)
+    )
+
+
+def make_walkers(run_seed: int, count: int) -> Walkers:
     """All walkers of the run, before their first state; a worker moves those that reside with it."""
-    count = task.num_walkers
-    seed = mix(np.uint64((task.seed + _GOLDEN) % 2**64))
+    seed = mix(np.uint64((run_seed + _GOLDEN) % 2**64))
     random = np.array([mix(np.uint64((int(seed) + i * _GOLDEN) % 2**64)) for i in range(count)], np.uint64)
     return Walkers(
         state=np.full(count, -1),
@@ -191,14 +212,8 @@ class TableLearner:
         num_states = task.world.num_states
         self.shard = whole(num_states)
         self.program = task.program(num_states, weighted=weighted)
-        self.walkers = make_walkers(task)
-        room = (task.num_walkers, self.constants.history_length)
-        self.history = History(
-            np.zeros(task.num_walkers, np.int64),
-            np.zeros(room, np.int64),
-            np.zeros(room, np.int64),
-            np.zeros(room, np.float64),
-        )
+        self.walkers = make_walkers(task.seed, task.num_walkers)
+        self.history = make_history(task.num_walkers, self.constants.history_length)
         own = task.walkers_per_worker
         self.residents = np.arange(worker * own, (worker + 1) * own)
         """Walkers that are here, in the order of their numbers."""

@@ -206,7 +206,7 @@ def _finish(program, work, walker, next_state, reward, terminated):
     walkers.age[walker] = age + 1
     walkers.episode_return[walker] += reward
     if ends:
-        _end_episode(work, walker)
+        end_episode(work, walker)
         return _start_episode(program, work, walker)
     walkers.state[walker], walkers.action[walker] = next_state, next_action
     if not is_here:
@@ -215,7 +215,8 @@ def _finish(program, work, walker, next_state, reward, terminated):
 
 
 @part
-def _end_episode(work, walker):
+def end_episode(work, walker):
+    """Adds an episode that ended to the totals."""
     walkers, totals = work.walkers, work.totals
     totals.counts[EPISODES] += 1
     totals.counts[EPISODE_STEPS] += walkers.age[walker] - walkers.born[walker]
