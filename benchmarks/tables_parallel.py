@@ -96,4 +96,4 @@ def compare(side: int) -> bool:
 
 if __name__ == "__main__":
     sides = [int(side) for side in sys.argv[1:]] or [1024, 64]
-    raise SystemExit(0 if all([compare(side) for side in sides]) else 1)
+    raise SystemExit(0 if all(list(map(compare, sides))) else 1)

@@ -110,7 +110,7 @@ def gymnasium_seconds(num_steps: int = 100_000) -> float:
         else:
             action = int(np.argmax(table[state]))
         next_state, reward, terminated, truncated, _ = environment.step(action)
-        target = reward + 0.99 * np.max(table[next_state]) * (not terminated)
+        target = float(reward) + 0.99 * np.max(table[next_state]) * (not terminated)
         table[state, action] += 0.1 * (target - table[state, action])
         state = next_state
         if terminated or truncated:

@@ -58,7 +58,7 @@ def make_subject(problem: Problem, encoder: dict[str, Any] | None = None) -> Sub
     world = make_world(problem)
     if world is None:
         # Stepping in Python brings Gymnasium's wrappers and more, which worlds do without.
-        from qfleet.states.assembly import make_python_subject
+        from qfleet.python_assembly import make_python_subject
 
         return make_python_subject(problem, encoder)
     task = make_task(problem, world)

@@ -44,17 +44,23 @@ def _value_double(program, work, row, action):
     return work.table.values[0, row, action] + work.table.values[1, row, action]
 
 
-@dispatched(lambda program: _allowed_of(program))
-def allowed(program, work, state, action) -> Any:
+@dispatched(lambda program: _has_of(program))
+def has(program, parameters, state, action) -> Any:
     """Whether a state has an action."""
     raise NotImplementedError
 
 
-def _allowed_of(program: Program) -> Any:
+def _has_of(program: Program) -> Any:
     function = FUNCTIONS[program.world][2]
     if not program.masked:
-        return lambda program, work, state, action: True
-    return lambda program, work, state, action: function(work.parameters, state, action)
+        return lambda program, parameters, state, action: True
+    return lambda program, parameters, state, action: function(parameters, state, action)
+
+
+@part
+def allowed(program, work, state, action):
+    """Whether a state has an action."""
+    return has(program, work.parameters, state, action)
 
 
 @dispatched(lambda program: _any_masked if program.masked else _any_unmasked)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qfleet.kernels import borrowing_kernel, mix
-from qfleet.tabular.choosing import allowed, unit
+from qfleet.tabular.choosing import has, unit
 from qfleet.tabular.program import Program
 from qfleet.tabular.walk import reset, step
 from qfleet.worlds.world import World
@@ -37,7 +37,7 @@ def _play(program, parameters, rows, by_state, state, random, returns, lengths, 
             action, best = np.int64(-1), 0.0
             for candidate in range(rows.shape[1]):
                 worth = rows[row, candidate]
-                if allowed(program, parameters, state[i], candidate) and (action < 0 or worth > best):
+                if has(program, parameters, state[i], candidate) and (action < 0 or worth > best):
                     action, best = np.int64(candidate), worth
             random[i] += _GOLDEN
             state[i], reward, ended = step(program, parameters, state[i], action, unit(mix(random[i])))

@@ -74,6 +74,11 @@ class Task:
         return self.config.dtype
 
     @property
+    def initial_value(self) -> float:
+        """Of every entry."""
+        return self.config.initial_value
+
+    @property
     def counts_visits(self) -> bool:
         """Whether updates are counted for every pair."""
         return self.config.learning_rate_schedule != "constant"

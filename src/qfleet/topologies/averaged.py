@@ -22,6 +22,7 @@ from qfleet.topologies.table_team import (
     RoundsReport,
     TableTopology,
     TableWorker,
+    initial_tables,
     largest_change,
     rounds_budget,
 )
@@ -158,11 +159,11 @@ class Averaged(TableTopology):
     """As many copies as workers."""
 
     def __init__(self, fleet: Fleet, task: LearningTask, config: AveragedConfig) -> None:
-        self._copies = fleet.shared_array((task.num_workers, *task.shape), task.dtype)
+        self._copies = initial_tables(fleet, task, task.num_workers)
         makers: Sequence[Any] = [
             partial(AveragedWorker, task, self._copies, config) for _ in range(task.num_workers)
         ]
-        super().__init__(fleet, makers, config.stall_timeout_seconds)
+        super().__init__(fleet, task, makers, config.stall_timeout_seconds)
 
     def values(self) -> NDArray[Any]:
         """The first worker's copy: between rounds all are equal."""

@@ -92,7 +92,7 @@ class PartitionedWorker(TableWorker):
     def _new_rows(self, cut: Cut) -> NDArray[Any]:
         num_tables, _, num_actions = self._learning.shape
         shape = (num_tables, cut.num_rows(self.rank), num_actions)
-        return np.full(shape, self._learning.config.initial_value, self._learning.dtype)
+        return np.full(shape, self._learning.initial_value, self._learning.dtype)
 
     def start(self) -> None:
         """Begins the first episodes, wherever they begin."""
@@ -251,7 +251,7 @@ class Partitioned(TableTopology):
         makers: Sequence[Any] = [
             partial(PartitionedWorker, task, cut, config) for _ in range(task.num_workers)
         ]
-        super().__init__(fleet, makers, config.stall_timeout_seconds)
+        super().__init__(fleet, task, makers, config.stall_timeout_seconds)
         self._first_cut, self._keeps_shards = cut, config.keep_shards
 
     def cut(self) -> Cut:

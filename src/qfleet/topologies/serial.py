@@ -19,6 +19,7 @@ from qfleet.topologies.table_team import (
     RoundsReport,
     TableTopology,
     TableWorker,
+    initial_tables,
     largest_change,
     rounds_budget,
 )
@@ -142,9 +143,12 @@ class TableSerial(TableTopology):
     """One worker."""
 
     def __init__(self, fleet: Fleet, task: LearningTask, config: TableSerialConfig) -> None:
-        self._values = fleet.shared_array(task.shape, task.dtype)
+        self._values = initial_tables(fleet, task)
         super().__init__(
-            fleet, [partial(TableSerialWorker, task, self._values, config)], config.stall_timeout_seconds
+            fleet,
+            task,
+            [partial(TableSerialWorker, task, self._values, config)],
+            config.stall_timeout_seconds,
         )
 
     def values(self) -> NDArray[Any]:

@@ -19,6 +19,7 @@ from qfleet.topologies.table_team import (
     RoundsReport,
     TableTopology,
     TableWorker,
+    initial_tables,
     largest_change,
     rounds_budget,
 )
@@ -112,13 +113,13 @@ class Shared(TableTopology):
     """One table, any number of workers."""
 
     def __init__(self, fleet: Fleet, task: LearningTask, config: SharedConfig, counts_visits: bool) -> None:
-        self._values = fleet.shared_array(task.shape, task.dtype)
+        self._values = initial_tables(fleet, task)
         visits = fleet.shared_array(task.shape, np.uint32) if counts_visits else None
         makers: Sequence[Any] = [
             partial(SharedWorker, task, rank, self._values, visits, config)
             for rank in range(task.num_workers)
         ]
-        super().__init__(fleet, makers, config.stall_timeout_seconds)
+        super().__init__(fleet, task, makers, config.stall_timeout_seconds)
 
     def values(self) -> NDArray[Any]:
         """The table itself."""

@@ -74,6 +74,11 @@ class LearningTask(Protocol):
         """Of the table."""
         ...
 
+    @property
+    def initial_value(self) -> float:
+        """Of every entry."""
+        ...
+
     def make_table(
         self, values: NDArray[Any], *, weighted: bool = False, visits: NDArray[np.uint32] | None = None
     ) -> Table:
@@ -165,16 +170,26 @@ def _results(futures: Sequence[Future], timeout_seconds: float) -> list[Any]:
     return results
 
 
+def initial_tables(fleet: Fleet, task: LearningTask, *copies: int) -> NDArray[Any]:
+    """(*copies, num_tables, num_states, num_actions) in memory that all workers see, at the initial values."""
+    tables = fleet.shared_array((*copies, *task.shape), task.dtype)
+    if task.initial_value:
+        tables[...] = task.initial_value
+    return tables
+
+
 class TableTopology(ABC):
     """The driver's view: starts the workers, tells them how far to go, reads their tables."""
 
     def __init__(
         self,
         fleet: Fleet,
+        task: LearningTask,
         makers: Sequence[Callable[[Group], TableWorker]],
         stall_timeout_seconds: float,
     ) -> None:
         names = [f"worker {rank}" for rank in range(len(makers))]
+        self._total_steps = task.total_steps
         self._timeout_seconds = stall_timeout_seconds
         self._handles: Sequence[Handle] = fleet.start_group(names, makers, stall_timeout_seconds)
         self.num_steps = 0
@@ -188,9 +203,9 @@ class TableTopology(ABC):
             self._begun = True
 
     def advance(self, until_steps: int, until_change: float | None = None) -> list[RoundsReport]:
-        """All workers' rounds until `until_steps` steps are made in all."""
+        """All workers' rounds until `until_steps` steps, of those of the run, are made in all."""
         self.prepare()
-        reports = self._all("advance", until_steps, until_change)
+        reports = self._all("advance", min(until_steps, self._total_steps), until_change)
         self.num_steps = self._steps_of(reports)
         return reports
 
