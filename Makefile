@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: run install test-install test check format soak bench bench-sb3 bench-minatar lock clean
+.PHONY: run install test-install test check format soak bench bench-tables bench-sb3 bench-minatar lock clean
 
 run: install  ## Train CartPole-v1 with defaults, from nothing but Python and make.
 	$(BIN)/qfleet train CartPole-v1
@@ -30,17 +30,24 @@ check: test-install  ## Static checks.
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-test: check  ## Everything that must hold, in at most ten minutes on two cores.
+test: check  ## Everything that must hold, in at most twelve minutes on two cores.
 	$(PYTEST) -m "not soak"
 
 soak: test-install  ## The slow proofs, in full.
 	$(PYTEST) -m soak --timeout=3600
 
-bench: test-install .venv-bench/installed  ## Every figure of docs/benchmarks.md but those of bench-sb3 and bench-minatar.
+bench: test-install .venv-bench/installed  ## Every figure of docs/benchmarks.md but those of bench-tables, bench-sb3 and bench-minatar.
 	-$(BIN)/python benchmarks/update.py
 	-.venv-bench/bin/python benchmarks/replay_against_cpprb.py
 	-$(BIN)/python benchmarks/defaults.py
 	-$(BIN)/python benchmarks/memory.py
+
+bench-tables: test-install  ## The figures of tables in docs/benchmarks.md; needs gcc.
+	-$(BIN)/python benchmarks/tables_speed.py
+	-$(BIN)/python benchmarks/tables_parallel.py
+	-$(BIN)/python benchmarks/tables_python.py
+	-$(BIN)/python benchmarks/tables_memory.py
+	-$(BIN)/python benchmarks/tables_start.py
 
 bench-minatar: test-install
 	$(BIN)/python benchmarks/minatar.py

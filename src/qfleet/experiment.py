@@ -142,6 +142,7 @@ def run_training(
         with Training(
             problem, folder, resume=resume, warm_start=warm_start, interruption=interruption, report=report
         ) as training:
+            training.prepare()
             with _progress(training, quiet) as progress:
                 progress_lines.append(progress.warning)
                 for status in training:

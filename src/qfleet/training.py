@@ -116,10 +116,9 @@ class Training:
 
     def __iter__(self) -> Iterator[Status]:
         """Trains; at the end, the last checkpoint is written and `stopped_by` says why it ended."""
-        self.stopped_by = self._finished_before()
+        self.prepare()
         if self.stopped_by:
             return
-        self.trainee.prepare()
         self._interruption.begin_orderly()
         before, started = self.trainee.num_steps, time.perf_counter()
         for progressed in self.trainee.turns():
@@ -135,6 +134,12 @@ class Training:
             if self.stopped_by:
                 return
             before, started = steps, time.perf_counter()
+
+    def prepare(self) -> None:
+        """Does what comes before the first step, unless it is done or there is nothing left to train."""
+        self.stopped_by = self._finished_before()
+        if not self.stopped_by:
+            self.trainee.prepare()
 
     def _finished_before(self) -> str:
         """Why there is nothing left to do for a resumed run."""

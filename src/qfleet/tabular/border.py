@@ -87,7 +87,7 @@ class Border:
         known = self._keys[self._keys != FREE]
         foreign = known[cut.owners(known) != self._rank] if known.size else known
         told = self._told_of(foreign)
-        self._keys, self._told = self._empty_halo(max(_SMALLEST_HALO, 4 * foreign.size))
+        self._keys, self._told = self._empty_halo(2 * max(foreign.size, _SMALLEST_HALO))
         self._num_known = foreign.size
         enter(self._keys, self._told, foreign, told)
         self._to_request = np.sort(foreign)
@@ -96,7 +96,7 @@ class Border:
     def know(self, states: NDArray[np.int64]) -> None:
         """Enters foreign states that are known to lie across the border, with the initial value."""
         told = np.full((states.size, self._num_tables), self._learner.task.config.initial_value)
-        self._keys, self._told = self._empty_halo(4 * max(states.size, _SMALLEST_HALO))
+        self._keys, self._told = self._empty_halo(2 * max(states.size, _SMALLEST_HALO))
         self._num_known = states.size
         enter(self._keys, self._told, states, told)
         self._to_request = np.sort(states)
