@@ -4,6 +4,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from timing import verdict
@@ -27,7 +28,7 @@ def run_case(case: str) -> None:
     from qfleet.worlds.catalogue import make_world
 
     topology, _, merge = case.partition(" ")
-    options = {"merge": merge} if merge else {}
+    options: dict[str, Any] = {"merge": merge} if merge else {}
     assert TableTrainee
     small = make_world("GridWorld-8", {})
     workers = 1 if topology == "serial" else 2

@@ -23,7 +23,7 @@ NUM_WORKERS = 2
 NUM_ROUNDS = 3
 STEPS = {64: 200_000_000, 1024: 1_500_000_000}
 """Of a whole run, which the lengths of default rounds follow from."""
-MEASURED_STEPS = {64: 100_000_000, 1024: 400_000_000}
+MEASURED_STEPS = {64: 100_000_000, 1024: 200_000_000}
 WANTED = {"averaged": 97, "averaged (visits)": 0, "partitioned": 97, "shared": 90}
 
 

@@ -7,6 +7,7 @@ can be kept on disk.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, TypeVar
 
 from numba.core import types
@@ -55,7 +56,13 @@ class ProgramType(types.Type):
 
 @typeof_impl.register(Program)
 def _typeof(value: Program, context: Any) -> ProgramType:
-    return ProgramType(value)
+    return _type_of(value)
+
+
+@lru_cache(maxsize=256)
+def _type_of(program: Program) -> ProgramType:
+    """Kept, since the kernel's dispatcher asks at every call."""
+    return ProgramType(program)
 
 
 register_model(ProgramType)(models.OpaqueModel)

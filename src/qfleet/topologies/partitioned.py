@@ -34,7 +34,7 @@ from qfleet.topologies.table_team import (
 CutName = Literal["blocks", "graph", "owners"]
 Balance = Literal["counts", "none"]
 
-_ROUND_STEPS = 2**19
+_ROUND_STEPS = 2**20
 _BALANCE_EVERY_ROUNDS = 16
 _TOLERATED_IMBALANCE = 1.05
 
@@ -44,7 +44,7 @@ class PartitionedConfig:
     """Who owns what, and when workers tell one another."""
 
     sync_every_steps: int = 0
-    """Most steps of each worker between two exchanges; 0: 524288, and fewer in runs of fewer than 20 such rounds."""
+    """Most steps of each worker between two exchanges; 0: 1048576, and fewer in runs of fewer than 20 such rounds."""
     cut: CutName = "blocks"
     """blocks of states in their order; graph: few transitions across borders (METIS); owners: the file --owners."""
     owners: str = ""
