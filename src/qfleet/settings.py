@@ -106,7 +106,7 @@ class RunConfig:
     keep_checkpoints: int = 3
     """Newest checkpoints kept."""
     warm_start: str = ""
-    """Run folder whose values to begin from; it must have the same network."""
+    """Run folder whose values to begin from, of the same network or of a table of the same shape."""
 
     def __post_init__(self) -> None:
         for name, known in (
