@@ -18,9 +18,9 @@ def shop() -> qfleet.MDP:
     """States: units in stock. Actions: units to order, as many as there is room for."""
     units = np.arange(CAPACITY + 1)
     stock, order = units[:, None], units[None, :]
-    filled, demand = np.minimum(stock + order, CAPACITY), stats.poisson(MEAN_DEMAND)
-    transitions = np.stack([demand.pmf(filled - left) for left in units], axis=2)
-    transitions[:, :, 0] = demand.sf(filled - 1)  # sold out: whatever more was wanted
+    filled = np.minimum(stock + order, CAPACITY)
+    transitions = np.stack([stats.poisson.pmf(filled - left, MEAN_DEMAND) for left in units], axis=2)
+    transitions[:, :, 0] = stats.poisson.sf(filled - 1, MEAN_DEMAND)  # sold out: whatever more was wanted
     left = transitions @ units
     rewards = PRICE * (filled - left) - UNIT_COST * order - ORDER_COST * (order > 0) - HOLDING_COST * left
     return qfleet.MDP.from_arrays(
