@@ -88,7 +88,7 @@ class PythonTask:
     def constants(self) -> Constants:
         """The kernels' numbers; with tiles the learning rate is that of each tile."""
         span = self.config.exploration_span(self.total_steps) / self.num_walkers
-        share = self.config.learning_rate / max(1, self.encoder.num_tilings)
+        share = self.config.step_size / max(1, self.encoder.num_tilings)
         config = replace(self.config, learning_rate=share)
         return make_constants(config, self.rule, self.encoder.num_rows, self.num_actions, span, FOREVER)
 

@@ -18,8 +18,8 @@ class TabularConfig:
 
     discount: float = 0.99
     """Weight of the next state's value; 1 only for environments whose episodes surely terminate."""
-    learning_rate: float = 0.1
-    """Step size of the updates; the factor of the schedules other than constant."""
+    learning_rate: float | None = None
+    """Step size of the updates, the factor of other schedules than constant; unset: 0.1, and 1 with the others."""
     learning_rate_schedule: RateSchedule = "constant"
     """constant; visits: 1 / N^omega; rescaled-linear: 1 / (1 + (1 - discount) (N - 1)), for N updates of the pair."""
     learning_rate_exponent: float = 0.8
@@ -56,7 +56,7 @@ class TabularConfig:
                 raise QfleetError(
                     f"{name} is {getattr(self, name)}; it must be from {lowest:g} to {highest:g}"
                 )
-        if not 0 < self.learning_rate <= 1:
+        if not 0 < self.step_size <= 1:
             raise QfleetError(f"learning_rate is {self.learning_rate}; it must be above 0 and at most 1")
         if not 0.5 < self.learning_rate_exponent <= 1:
             raise QfleetError(
@@ -97,6 +97,13 @@ class TabularConfig:
         for name, owner in (("n_step", "tree-backup"), ("trace_decay", "watkins-q-lambda")):
             if rule != owner and getattr(self, name) != getattr(type(self), name):
                 raise QfleetError(f"{name} belongs to the algorithm {owner}; this run's is {rule}")
+
+    @property
+    def step_size(self) -> float:
+        """The constant learning rate, or the factor of another schedule."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return 0.1 if self.learning_rate_schedule == "constant" else 1.0
 
     @property
     def dtype(self) -> np.dtype[Any]:
