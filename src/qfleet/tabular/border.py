@@ -14,7 +14,7 @@ from qfleet.tabular.choosing import any_action, greedy
 from qfleet.tabular.cut import Cut
 from qfleet.tabular.learner import TableLearner
 from qfleet.tabular.records import NO_ACTION, Shard
-from qfleet.tabular.rules import bootstrap, learn
+from qfleet.tabular.rules import learn, prospect
 from qfleet.tabular.shards import FREE, enter, row_of
 
 _LOAD_BLOCKS = 4096
@@ -31,7 +31,7 @@ def export_values(program, work, states, age, told):
         first = any_action(program, work, states[i], np.uint64(0))
         action, best = greedy(program, work, states[i], row, first)
         for table in range(told.shape[1]):
-            told[i, table] = bootstrap(program, work, states[i], row, action, best, table, age)
+            told[i, table] = prospect(program, work, states[i], row, action, best, table, age)
 
 
 @borrowing_kernel

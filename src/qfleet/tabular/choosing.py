@@ -32,7 +32,7 @@ def below(bits, bound):
 
 @dispatched(lambda program: _value_single if program.rule != "double-q-learning" else _value_double)
 def value(program, work, row, action) -> Any:
-    """What the behaviour goes by: the table's value, with two tables twice their mean."""
+    """What the behaviour goes by: the table's value, with two tables their mean, to which a temperature applies."""
     raise NotImplementedError
 
 
@@ -41,7 +41,7 @@ def _value_single(program, work, row, action):
 
 
 def _value_double(program, work, row, action):
-    return work.table.values[0, row, action] + work.table.values[1, row, action]
+    return 0.5 * (work.table.values[0, row, action] + work.table.values[1, row, action])
 
 
 @dispatched(lambda program: _has_of(program))

@@ -95,6 +95,12 @@ def bootstrap(program, work, state, row, action, best, coin, age) -> Any:
     raise NotImplementedError
 
 
+@dispatched(lambda program: _BOOTSTRAPS["expected-sarsa" if program.rule == "sarsa" else program.rule])
+def prospect(program, work, state, row, action, best, coin, age) -> Any:
+    """What the value of a state counts as where no action is chosen in it: SARSA's is the expectation."""
+    raise NotImplementedError
+
+
 def _bootstrap_best(program, work, state, row, action, best, coin, age):
     return np.float64(best)
 

@@ -198,7 +198,7 @@ def _finish(program, work, walker, next_state, reward, terminated):
         bootstrapped = 0.0 if terminated else worth
     elif not terminated:
         bootstrapped = halo_value(work, next_state, coin)
-    if is_here or terminated or not waits(program):
+    if is_here or ends or not waits(program):
         learn(program, work, walker, row, action, reward, bootstrapped, continues, coin)
     else:
         walkers.origin[walker], walkers.origin_action[walker] = row, action
@@ -242,7 +242,10 @@ def _start_episode(program, work, walker):
 
 @dispatched(lambda program: _waits if program.rule == "sarsa" and program.rows != "whole" else _waits_not)
 def waits(program) -> Any:
-    """Whether a step across a border waits for the value of the action that the owner chooses."""
+    """Whether a step across a border waits for the value of the action that the owner chooses.
+
+    One that is truncated there does not: the walker goes elsewhere, and no action is ever chosen.
+    """
     raise NotImplementedError
 
 
