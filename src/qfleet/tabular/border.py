@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qfleet.kernels import borrowing_kernel
-from qfleet.tabular.choosing import any_action, greedy
+from qfleet.tabular.choosing import any_action, expected, greedy
 from qfleet.tabular.cut import Cut
 from qfleet.tabular.learner import TableLearner
+from qfleet.tabular.program import Program, dispatched
 from qfleet.tabular.records import NO_ACTION, Shard
 from qfleet.tabular.rules import bootstrap, learn
 from qfleet.tabular.shards import FREE, enter, row_of
@@ -31,7 +32,26 @@ def export_values(program, work, states, age, told):
         first = any_action(program, work, states[i], np.uint64(0))
         action, best = greedy(program, work, states[i], row, first)
         for table in range(told.shape[1]):
-            told[i, table] = bootstrap(program, work, states[i], row, action, best, table, age)
+            told[i, table] = worth(program, work, states[i], row, action, best, table, age)
+
+
+@dispatched(lambda program: _worth_of(program))
+def worth(program, work, state, row, action, best, table, age) -> Any:
+    """What a state counts as across the border."""
+    raise NotImplementedError
+
+
+def _worth_of(program: Program) -> Any:
+    return _worth_expected if program.rule == "sarsa" else _worth_bootstrap
+
+
+def _worth_bootstrap(program, work, state, row, action, best, table, age):
+    return bootstrap(program, work, state, row, action, best, table, age)
+
+
+def _worth_expected(program, work, state, row, action, best, table, age):
+    """For SARSA's episodes that are cut off at the border: no owner chooses an action there, so the mean over it."""
+    return np.float64(expected(program, work, state, row, best, age))
 
 
 @borrowing_kernel

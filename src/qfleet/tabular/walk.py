@@ -198,7 +198,7 @@ def _finish(program, work, walker, next_state, reward, terminated):
         bootstrapped = 0.0 if terminated else worth
     elif not terminated:
         bootstrapped = halo_value(work, next_state, coin)
-    if is_here or terminated or not waits(program):
+    if is_here or ends or not waits(program):
         learn(program, work, walker, row, action, reward, bootstrapped, continues, coin)
     else:
         walkers.origin[walker], walkers.origin_action[walker] = row, action
