@@ -38,13 +38,19 @@ def children() -> set[int]:
 @pytest.mark.parametrize(
     ("kind", "error", "said"),
     [
-        (STATE, QfleetError, r"Pump: step \d+ of walker \d+, action 1 in state 6, led to the state 99; .* 0 to 7"),
+        (
+            STATE,
+            QfleetError,
+            r"Pump: step \d+ of walker \d+, action 1 in state 6, led to the state 99; .* 0 to 7",
+        ),
         (REWARD, NonFiniteError, r"Pump: step \d+ of walker \d+, action 1 in state 6, gave the reward nan"),
         (RAISED, ValueError, "the pump is dry"),
         (RESET, QfleetError, r"Pump: reset gave the state 8; states are 0 to 7"),
     ],
 )
-def test_a_world_that_goes_wrong_in_worker_1_is_what_is_said(kind, error, said, backend, tmp_path: Path) -> None:
+def test_a_world_that_goes_wrong_in_worker_1_is_what_is_said(
+    kind, error, said, backend, tmp_path: Path
+) -> None:
     """Worker 0, which owns states 0 to 3, only learns that its group is broken: that is not what is told."""
     before = children(), threading.active_count()
     started = time.monotonic()
@@ -160,7 +166,9 @@ HUGE = [
 def test_what_memory_cannot_hold_is_refused_before_it_is_taken(name, settings, tmp_path: Path) -> None:
     world = World(slow_step, first_state, 10**11, 4, (1,), "Huge") if "10^11" in name else name
     started = time.monotonic()
-    with pytest.raises(QfleetError, match=r"\d GB.* are available|states; at most .* can be numbered") as raised:
+    with pytest.raises(
+        QfleetError, match=r"\d GB.* are available|states; at most .* can be numbered"
+    ) as raised:
         qfleet.train(world, out=tmp_path / "run", algorithm="q-learning", **settings)
     assert time.monotonic() - started < 2 and "\n" not in str(raised.value)
     assert not (tmp_path / "run").exists()

@@ -33,7 +33,9 @@ EVERYWHERE = [
 
 
 def on_grid(out: Path, **settings: Any) -> qfleet.Run:
-    return qfleet.train("GridWorld-16", out=out, **(GRID | {"steps": 20_000_000, "until_return": np.inf} | settings))
+    return qfleet.train(
+        "GridWorld-16", out=out, **(GRID | {"steps": 20_000_000, "until_return": np.inf} | settings)
+    )
 
 
 @pytest.mark.parametrize("where", EVERYWHERE, ids=str)
@@ -83,13 +85,40 @@ def test_until_error_without_an_exact_solution_is_refused(tmp_path: Path) -> Non
 
 def test_the_program_prints_one_object(tmp_path: Path) -> None:
     done = finish(
-        start(tmp_path, "train", "GridWorld-16", "--json", "--topology", "partitioned", "--workers", 2,
-              "--backend", "processes", "--steps", 400_000, "--out", "run", "--walkers", 24)
+        start(
+            tmp_path,
+            "train",
+            "GridWorld-16",
+            "--json",
+            "--topology",
+            "partitioned",
+            "--workers",
+            2,
+            "--backend",
+            "processes",
+            "--steps",
+            400_000,
+            "--out",
+            "run",
+            "--walkers",
+            24,
+        )
     )
     assert done.code == 0, done
     summary = json.loads(done.out)
-    assert {"steps", "max_error", "optimal_return", "imbalance_before", "imbalance_after", "parked_fraction",
-            "sent_bytes_per_round", "rows_of_workers", "stopped_by", "evaluation", "rounds"} <= set(summary)
+    assert {
+        "steps",
+        "max_error",
+        "optimal_return",
+        "imbalance_before",
+        "imbalance_after",
+        "parked_fraction",
+        "sent_bytes_per_round",
+        "rows_of_workers",
+        "stopped_by",
+        "evaluation",
+        "rounds",
+    } <= set(summary)
     assert summary["steps"] == 400_000 and sum(summary["rows_of_workers"]) == 256
     assert 0 < summary["parked_fraction"] <= 1 and summary["max_error"] > 0
     assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
@@ -98,13 +127,17 @@ def test_the_program_prints_one_object(tmp_path: Path) -> None:
 def test_warm_start(tmp_path: Path) -> None:
     """The values of another run, whatever its topology, in every worker and across every border."""
     first = on_grid(tmp_path / "first", until_error=1e-9, topology="partitioned", workers=2)
-    shards = on_grid(tmp_path / "shards", until_error=1e-9, topology="partitioned", workers=3, keep_shards=True)
+    shards = on_grid(
+        tmp_path / "shards", until_error=1e-9, topology="partitioned", workers=3, keep_shards=True
+    )
     for number, where in enumerate(EVERYWHERE):
         for source in (first, shards):
             out = tmp_path / f"{number}-{source.path.name}"
             run = on_grid(out, warm_start=str(source.path), steps=2000, **where)
             assert run.summary["max_error"] <= 1e-9, where
-    with pytest.raises(QfleetError, match="a table of 256 states and 4 actions; this environment has 64 and 4"):
+    with pytest.raises(
+        QfleetError, match="a table of 256 states and 4 actions; this environment has 64 and 4"
+    ):
         qfleet.train("GridWorld-8", out=tmp_path / "other", warm_start=str(first.path), steps=2000)
     assert not (tmp_path / "other").exists()
 
@@ -116,7 +149,11 @@ def test_shards_serve_a_policy_and_files_and_never_a_table(tmp_path: Path) -> No
     for name in ("max_error", "evaluation", "imbalance_before", "imbalance_after", "episodes"):
         assert kept.summary[name] == merged.summary[name], name
     assert kept.summary["imbalance_before"] > 1.3 > 1.2 > kept.summary["imbalance_after"]
-    for whole in (lambda: kept.values, lambda: kept.agent().values, lambda: kept.export(tmp_path / "out.npz")):
+    for whole in (
+        lambda: kept.values,
+        lambda: kept.agent().values,
+        lambda: kept.export(tmp_path / "out.npz"),
+    ):
         with pytest.raises(QfleetError, match="left in its 3 shards") as raised:
             whole()
         assert "\n" not in str(raised.value)

@@ -22,7 +22,9 @@ CONFIGS: dict[str, Config] = {
     "partitioned": PartitionedConfig(sync_every_steps=ROUND),
 }
 VISITS = AveragedConfig(sync_every_steps=ROUND, merge="visits")
-ON_THE_GRID = [pytest.param("grid", rule, marks=[pytest.mark.soak] if rule != "q-learning" else []) for rule in RULES]
+ON_THE_GRID = [
+    pytest.param("grid", rule, marks=[pytest.mark.soak] if rule != "q-learning" else []) for rule in RULES
+]
 EVERYWHERE = [*ON_THE_GRID, *(("garnet", rule) for rule in RULES)]
 """Kernels of a world take seconds to compile: those of one are enough for every day."""
 THREE = ("q-learning", "sarsa", "double-q-learning")
@@ -40,7 +42,9 @@ def test_one_worker_is_serial(world, rule, members_of: MembersOf) -> None:
     np.testing.assert_allclose(delta, serial, rtol=0, atol=1e-9 * serial.max())
 
 
-@pytest.mark.parametrize("rule", ["q-learning", *(pytest.param(rule, marks=pytest.mark.soak) for rule in RULES[1:])])
+@pytest.mark.parametrize(
+    "rule", ["q-learning", *(pytest.param(rule, marks=pytest.mark.soak) for rule in RULES[1:])]
+)
 @pytest.mark.parametrize("schedule", ["visits", pytest.param("constant", marks=pytest.mark.soak)])
 def test_one_worker_weighted_by_visits_is_serial(rule, schedule, members_of: MembersOf) -> None:
     rate = {} if schedule == "visits" else {"learning_rate": 0.2, "learning_rate_exponent": 0.8}
@@ -64,7 +68,9 @@ def test_threads_and_processes_give_the_same_bits(world, rule, workers: int, mem
         assert len({table.tobytes() for table in tables.values()}) == 3
 
 
-@pytest.mark.parametrize("rule", ["q-learning", *(pytest.param(rule, marks=pytest.mark.soak) for rule in THREE[1:])])
+@pytest.mark.parametrize(
+    "rule", ["q-learning", *(pytest.param(rule, marks=pytest.mark.soak) for rule in THREE[1:])]
+)
 @pytest.mark.parametrize("workers", [2, 3, 4])
 def test_weighted_by_visits_too(rule, workers: int, members_of: MembersOf) -> None:
     task = task_of(WORLDS["garnet"], rule, STEPS, workers)

@@ -78,7 +78,9 @@ def test_an_episode_cut_off_at_the_border_is_bootstrapped_from_where_it_was(memb
     assert error_of(task, table) < 0.05
 
 
-@pytest.mark.parametrize("rule", ["q-learning", *(pytest.param(rule, marks=pytest.mark.soak) for rule in RULES[1:])])
+@pytest.mark.parametrize(
+    "rule", ["q-learning", *(pytest.param(rule, marks=pytest.mark.soak) for rule in RULES[1:])]
+)
 @pytest.mark.parametrize("workers", [2, 3, 4])
 def test_every_rule_converges_on_a_grid(rule, workers: int, members_of: MembersOf) -> None:
     """Its border is not known from a graph, but met. Without chance and policy the values are exact."""
@@ -97,7 +99,9 @@ def test_any_cut_converges_and_the_graphs_has_the_smaller_border(members_of: Mem
     for name, owners in (("random", random), ("graph", by_graph)):
         cut = cut_by_owners(owners, 3)
         task = task_of(mdp().world(), "q-learning", 6_000_000, 3, **EXACT_EPSILON)
-        table, learned = run_to_the_end(members_of, task, PartitionedConfig(sync_every_steps=5000, balance="none"), cut)
+        table, learned = run_to_the_end(
+            members_of, task, PartitionedConfig(sync_every_steps=5000, balance="none"), cut
+        )
         print(name, error_of(task, table))
         assert error_of(task, table) < 0.02
         sent[name] = sum(one.extras["sent_bytes_per_round"] for one in learned)
@@ -113,7 +117,9 @@ def halo_of(group: Group, task: Task, cut: Cut, rounds: int) -> tuple[Any, Any]:
     if rounds:
         worker.advance(rounds * 5000 * group.size, None)
     state = worker.save_state()["border"]
-    return np.sort(state["keys"][state["keys"] >= 0]), {int(k): np.sort(v) for k, v in state["exported"].items()}
+    return np.sort(state["keys"][state["keys"] >= 0]), {
+        int(k): np.sort(v) for k, v in state["exported"].items()
+    }
 
 
 def check_halo(found: Sequence[Any], cut: Cut, mdp: MDP) -> None:
@@ -142,7 +148,10 @@ def test_the_halo_of_functions_is_met_and_holds_the_border_alone(members_of: Mem
 
 @pytest.mark.parametrize("workers", [2, 3, 4])
 def test_the_cut_moves_to_where_visits_are_even(workers: int, members_of: MembersOf) -> None:
-    task, config = task_of(UNEVEN, "q-learning", 4_000_000, workers, **EXACT_EPSILON), PartitionedConfig(sync_every_steps=5000)
+    task, config = (
+        task_of(UNEVEN, "q-learning", 4_000_000, workers, **EXACT_EPSILON),
+        PartitionedConfig(sync_every_steps=5000),
+    )
     table, learned = run_to_the_end(members_of, task, config)
     extras = learned[0].extras
     print(extras, learned[0].bounds, error_of(task, table))
@@ -153,7 +162,9 @@ def test_the_cut_moves_to_where_visits_are_even(workers: int, members_of: Member
     assert all(one.extras["imbalance_before"] == extras["imbalance_before"] for one in learned)
 
 
-@pytest.mark.parametrize("fixed", [PartitionedConfig(5000, balance="none"), PartitionedConfig(5000, "owners", "any.npy")])
+@pytest.mark.parametrize(
+    "fixed", [PartitionedConfig(5000, balance="none"), PartitionedConfig(5000, "owners", "any.npy")]
+)
 def test_a_cut_that_was_asked_for_never_moves(fixed: PartitionedConfig, members_of: MembersOf) -> None:
     task = task_of(UNEVEN, "q-learning", 1_000_000, 2, **EXACT_EPSILON)
     _, learned = run_to_the_end(members_of, task, fixed, cut_blocks(60, 2))
@@ -176,10 +187,14 @@ def residents_by_round(group: Group, task: Task, config: PartitionedConfig) -> l
     return seen
 
 
-@pytest.mark.parametrize(("world", "rule"), [("uneven", "sarsa"), ("uneven", "tree-backup"), ("grid", "q-learning")])
+@pytest.mark.parametrize(
+    ("world", "rule"), [("uneven", "sarsa"), ("uneven", "tree-backup"), ("grid", "q-learning")]
+)
 def test_no_walker_is_lost_or_doubled(world, rule, members_of: MembersOf) -> None:
     task = task_of(UNEVEN if world == "uneven" else GRID, rule, 100_003, 3)
-    by_worker = members_of("threads", 3).run(residents_by_round, task, PartitionedConfig(sync_every_steps=500))
+    by_worker = members_of("threads", 3).run(
+        residents_by_round, task, PartitionedConfig(sync_every_steps=500)
+    )
     assert len(by_worker[0]) > 60
     for parts in zip(*by_worker, strict=True):
         everybody = np.concatenate([here for here, *_ in parts])

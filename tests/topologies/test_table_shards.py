@@ -66,9 +66,7 @@ def hold_and_send(group: Group, task: Task, config: PartitionedConfig) -> tuple[
     assert isinstance(worker, PartitionedWorker)
     worker.start()
     worker.advance(task.total_steps, None)
-    held = [
-        (array.size, array.shape) for array in arrays_in(worker, listening) if array.dtype.kind == "f"
-    ]
+    held = [(array.size, array.shape) for array in arrays_in(worker, listening) if array.dtype.kind == "f"]
     return worker.rows().shape[1], held, listening.sent
 
 

@@ -12,7 +12,9 @@ from tests.topologies.table_teams import task_of, world_named
 GRID, GARNET = world_named("GridWorld-16"), world_named("Garnet-60")
 
 
-def trained(task: Task, backend: str, config: SharedConfig | None = None) -> tuple[NDArray[np.float64], float]:
+def trained(
+    task: Task, backend: str, config: SharedConfig | None = None
+) -> tuple[NDArray[np.float64], float]:
     """The table, and the fraction of updates that is said to be lost."""
     fleet = BACKENDS[backend]()
     try:
@@ -23,7 +25,9 @@ def trained(task: Task, backend: str, config: SharedConfig | None = None) -> tup
             for rank in range(task.num_workers)
         ]
         assert team.num_steps == task.total_steps
-        return team.values()[0].copy(), float(np.mean([one.extras["lost_update_fraction"] for one in reports]))
+        return team.values()[0].copy(), float(
+            np.mean([one.extras["lost_update_fraction"] for one in reports])
+        )
     finally:
         fleet.close()
 
