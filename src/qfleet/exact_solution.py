@@ -26,9 +26,15 @@ class ExactSolution:
     counted: NDArray[np.bool_]
     """(num_states, num_actions): allowed actions of states that can be reached and are not terminal."""
 
-    def error(self, values: NDArray[Any]) -> float:
-        """The largest |values - fixed point| over what is counted; `values` is (num_states, num_actions)."""
-        return float(np.abs(values - self.values, where=self.counted, out=np.zeros(self.values.shape)).max())
+    def error(self, values: NDArray[Any], states: NDArray[np.int64] | None = None) -> float:
+        """The largest |values - fixed point| over what is counted.
+
+        `values` is (num_states, num_actions), or the rows (n, num_actions) of `states` (n,).
+        """
+        exact, counted = (
+            (self.values, self.counted) if states is None else (self.values[states], self.counted[states])
+        )
+        return float(np.abs(values - exact, where=counted, out=np.zeros(exact.shape)).max(initial=0.0))
 
 
 def solve_exactly(world: World, settings: Settings) -> ExactSolution | None:

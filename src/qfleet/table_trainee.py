@@ -1,5 +1,6 @@
 """A table that learns, under any topology of tables."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any, final
@@ -20,6 +21,9 @@ from qfleet.trainee import Progressed, Trainee
 
 _TURNS = 200
 _LONGEST_TURN_STEPS = 2**25
+_FIRST_STEPS = 2**12
+_LONGEST_TURN_SECONDS = 1.0
+"""Signals are heard, and workers that hang are told from slow ones, between two calls of theirs."""
 
 
 @final
@@ -83,7 +87,7 @@ class TableTrainee(Trainee):
             self._topology = make_topology(self._problem, self._subject.task, fleet)
             self._stack.callback(self._topology.close)
             if self._given is not None:
-                self._topology.set_values(self._tables_of(self._given))
+                self._give(self._topology, self._given)
         return self._topology
 
     def prepare(self) -> None:
@@ -92,29 +96,43 @@ class TableTrainee(Trainee):
         self._started().prepare()
 
     def turns(self) -> Iterator[Progressed]:
-        """A two-hundredth of the run at each turn, to the end of a round."""
+        """A two-hundredth of the run at each turn, to the end of a round; slow ones are parts of that."""
         exact, topology, total = self.exact, self._started(), self._run.steps
         length = max(1, min(total // _TURNS, _LONGEST_TURN_STEPS))
+        most = _FIRST_STEPS
         while topology.num_steps < total:
             before = topology.num_steps
-            self._reports = topology.advance(
-                min(total, before - before % length + length), self._run.until_change
-            )
-            self._num_rounds += self._reports[0].rounds
-            yield self._progressed(before, exact)
+            end = min(total, before - before % length + length)
+            is_partial = True
+            while is_partial:
+                made, started = topology.num_steps, time.perf_counter()
+                self._reports = topology.advance(min(end, made + most), self._run.until_change)
+                self._num_rounds += self._reports[0].rounds
+                seconds = max(time.perf_counter() - started, 1e-6)
+                most = max(1, int((topology.num_steps - made) / seconds * _LONGEST_TURN_SECONDS))
+                is_partial = topology.num_steps < end and not self._is_still
+                yield self._progressed(before, exact, is_partial=is_partial)
 
-    def _progressed(self, before: int, exact: ExactSolution | None) -> Progressed:
+    @property
+    def _is_still(self) -> bool:
+        """Whether values change so little that the run is to stop."""
+        change, limit = self._reports[0].largest_change if self._reports else None, self._run.until_change
+        return change is not None and limit is not None and change <= limit
+
+    def _progressed(self, before: int, exact: ExactSolution | None, *, is_partial: bool) -> Progressed:
         episodes = sum(report.advance.episodes for report in self._reports)
         returns = sum(report.advance.returns for report in self._reports)
         lengths = sum(report.advance.episode_steps for report in self._reports)
         interval, steps = self._run.evaluation_interval, self.num_steps
         is_due = self._run.until_error is not None or steps // interval > before // interval
+        is_due = not is_partial and (is_due or steps >= self._run.steps)
         return Progressed(
             episodes,
             (returns / episodes,) if episodes else (),
             (lengths / episodes,) if episodes else (),
             self._reports[0].largest_change,
-            self.error() if exact is not None and (is_due or steps >= self._run.steps) else None,
+            self.error() if exact is not None and is_due else None,
+            is_partial,
         )
 
     def error(self) -> float | None:
@@ -122,9 +140,12 @@ class TableTrainee(Trainee):
         exact = self.exact
         if exact is None:
             return None
-        return exact.error(
-            self._rows_of(np.arange(self._subject.task.shape[1])) if self._keeps_shards else self.values()
-        )
+        topology = self._started()
+        if not (self._keeps_shards and isinstance(topology, Partitioned)):
+            return exact.error(self.values())
+        cut = topology.cut()
+        shards = [cut.states(rank) for rank in range(cut.num_workers)]
+        return max(exact.error(self._rows_of(states), states) for states in shards if states.size)
 
     def values(self) -> NDArray[Any]:
         """(num_states, num_actions): the table; of two their mean."""
@@ -226,11 +247,22 @@ class TableTrainee(Trainee):
         self._take_encoder(state.get("encoder", {}))
         self._given = state
         if self._topology is not None:
-            self._topology.set_values(self._tables_of(state))
+            self._give(self._topology, state)
 
-    def _tables_of(self, state: dict[str, Any]) -> NDArray[Any]:
-        rows = TableValues.from_state(state).rows(np.arange(self._subject.task.shape[1]))
-        return np.broadcast_to(rows.astype(self._subject.task.dtype), self._subject.task.shape)
+    def _give(self, topology: TableTopology, state: dict[str, Any]) -> None:
+        """Puts values into the workers' tables; into shards one after the other, without a table in between."""
+        values, task = TableValues.from_state(state), self._subject.task
+
+        def rows_of(states: NDArray[np.int64]) -> NDArray[Any]:
+            rows = values.rows(states).astype(task.dtype, copy=False)
+            return np.broadcast_to(rows, (task.shape[0], *rows.shape))
+
+        if isinstance(topology, Partitioned):
+            topology.set_rows(rows_of)
+        elif values.shards:
+            topology.set_values(rows_of(np.arange(task.shape[1])))
+        else:
+            topology.set_values(np.broadcast_to(values.merged(), task.shape))
 
     def summary(self) -> dict[str, Any]:
         """The error, the best return there is, and what the topology measured."""

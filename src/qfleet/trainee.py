@@ -23,6 +23,8 @@ class Progressed:
     """Of any value in the latest round, where the run was asked to watch it (--until-change)."""
     error: float | None = None
     """Largest distance from the exact fixed point, where it was due and is known."""
+    is_partial: bool = False
+    """Whether this was a part of a turn, ended by a clock: nothing is due that is to happen at the same step always."""
 
 
 class Trainee(ABC):

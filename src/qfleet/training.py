@@ -124,6 +124,10 @@ class Training:
         for progressed in self.trainee.turns():
             self._counters.seconds += time.perf_counter() - started
             self._count(progressed)
+            if progressed.is_partial and not (self._interruption or self._asked_to_stop):
+                yield self._status(None)
+                started = time.perf_counter()
+                continue
             steps = self.trainee.num_steps
             self._log(before, steps, progressed)
             evaluation = self._evaluate_if_due(before, steps)

@@ -101,7 +101,7 @@ def owners_by_graph(
         ) from error
     if num_workers == 1:
         return np.zeros(len(offsets) - 1, np.int64)
-    _, owners = pymetis.part_graph(num_workers, xadj=offsets, adjncy=neighbours)
+    _, owners = pymetis.part_graph(num_workers, pymetis.CSRAdjacency(offsets, neighbours))
     return np.asarray(owners, np.int64)
 
 

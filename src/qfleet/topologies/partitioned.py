@@ -10,7 +10,7 @@ values, one number a state, never rows; states that a worker meets across the bo
 the initial value, and are told from the next exchange on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -37,6 +37,8 @@ Balance = Literal["counts", "none"]
 _ROUND_STEPS = 2**20
 _BALANCE_EVERY_ROUNDS = 16
 _TOLERATED_IMBALANCE = 1.05
+_SHORT_ROUNDS, _SHORTER = 2, 64
+"""Rounds after the cut is made or moved, and how much shorter they are: the new border is met, and heard of, soon."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class PartitionedWorker(TableWorker):
         values = self._new_rows(cut)
         self._learner = task.make_learner(group.rank, task.make_table(values))
         self._border = Border(self._learner, cut, group.rank, values)
-        self._num_rounds = 0
+        self._num_rounds = self._rounds_since_move = 0
         self._sent_bytes = self._parked = self._made = 0
         self._imbalance_before = self._imbalance_now = 1.0
         self._load_before = self._border.load.copy()
@@ -97,12 +99,18 @@ class PartitionedWorker(TableWorker):
     def start(self) -> None:
         """Begins the first episodes, wherever they begin."""
         self._learner.begin()
+        self._meet()
+        self._learner.advance(0)  # compiles the kernel
+
+    def _meet(self) -> None:
+        """Sends walkers to where they belong, and asks for the values across the border; then hears them."""
         successors = self._learning.world.successors
         if successors is not None and self._group.size > 1:
             near = successors(self._cut.states(self.rank))
             self._border.know(near[self._cut.owners(near) != self.rank])
         self._exchange(0)
-        self._learner.advance(0)  # compiles the kernel
+        if self._group.size > 1:
+            self._exchange(0)
 
     def advance(self, until_steps: int, until_change: float | None) -> RoundsReport:
         """Rounds: walk until the budget is used or nobody is left, then tell and hear."""
@@ -117,6 +125,7 @@ class PartitionedWorker(TableWorker):
             self._parked += walked.parked
             self._exchange(walked.steps)
             self._num_rounds += 1
+            self._rounds_since_move += 1
             rounds += 1
             if before is not None:
                 own = np.array([largest_change(before, self._learner.table.values)])
@@ -129,6 +138,8 @@ class PartitionedWorker(TableWorker):
         """This worker's part of what is left of the run; odd steps go round, so that they reach who can make them."""
         workers = self.task.num_workers
         most = self._config.round_steps(self._learning) * workers
+        if self._rounds_since_move < _SHORT_ROUNDS and self._group.size > 1:
+            most = max(workers, most // _SHORTER)
         steps = min(most, self.task.total_steps - self.num_steps)
         return steps // workers + ((self.rank + self._num_rounds) % workers < steps % workers)
 
@@ -178,7 +189,8 @@ class PartitionedWorker(TableWorker):
         gone = here[cut.owners(self._learner.walkers.state[here]) != self.rank]
         self._learner.forget()
         self._learner.leave(gone)
-        self._exchange(0)
+        self._rounds_since_move = 0
+        self._meet()
 
     def _regroup(self, rows: NDArray[Any], old: Cut, new: Cut) -> NDArray[Any]:
         """The rows (num_tables, num_rows, num_actions) of the new cut."""
@@ -219,6 +231,7 @@ class PartitionedWorker(TableWorker):
         return {
             "num_steps": self.num_steps,
             "rounds": self._num_rounds,
+            "rounds_since_move": self._rounds_since_move,
             "numbers": np.array([self._sent_bytes, self._parked, self._made]),
             "imbalances": np.array([self._imbalance_before, self._imbalance_now]),
             "load_before": self._load_before,
@@ -229,6 +242,7 @@ class PartitionedWorker(TableWorker):
     def load_state(self, state: dict[str, Any]) -> None:
         """Goes on with it."""
         self.num_steps, self._num_rounds = state["num_steps"], state["rounds"]
+        self._rounds_since_move = state["rounds_since_move"]
         self._sent_bytes, self._parked, self._made = state["numbers"].tolist()
         self._imbalance_before, self._imbalance_now = state["imbalances"].tolist()
         self._load_before[...] = state["load_before"]
@@ -278,13 +292,16 @@ class Partitioned(TableTopology):
 
     def set_values(self, values: NDArray[Any]) -> None:
         """Gives every worker its rows."""
-        self._distribute(values, self._first_cut)
+        self.set_rows(lambda states: values[:, states])
 
-    def _distribute(self, values: NDArray[Any], cut: Cut) -> None:
+    def set_rows(self, rows_of: Callable[[NDArray[np.int64]], NDArray[Any]]) -> None:
+        """The same from a function that looks rows (num_tables, n, num_actions) of states (n,) up."""
+        self._distribute(rows_of, self.cut())
+
+    def _distribute(self, rows_of: Callable[[NDArray[np.int64]], NDArray[Any]], cut: Cut) -> None:
         """One worker's rows at a time, so that there is no second table."""
-        for rank, (low, high) in enumerate(pairwise(cut.bounds)):
-            rows = values[:, cut.states(rank)] if cut.positions.size else values[:, low:high]
-            self._set_rows(rank, cut.bounds, rows)
+        for rank in range(cut.num_workers):
+            self._set_rows(rank, cut.bounds, rows_of(cut.states(rank)))
 
     def _set_rows(self, rank: int, bounds: Sequence[int], rows: NDArray[Any]) -> None:
         self._one(rank, "set_rows", list(bounds), np.ascontiguousarray(rows))
@@ -306,7 +323,7 @@ class Partitioned(TableTopology):
         """Takes what `save_tables` returned."""
         cut = Cut(tuple(state["bounds"]), self._first_cut.positions)
         if "values" in state:
-            self._distribute(state["values"], cut)
+            self._distribute(lambda states: state["values"][:, states], cut)
             return
         for rank in range(cut.num_workers):
             shard, states = state["shards"][str(rank)], cut.states(rank)

@@ -118,7 +118,9 @@ class TableSerialWorker(TableWorker):
             return RoundsReport(advance, self.num_steps)
         advance, change, rounds = self._learner.advance(0), None, 0
         while self.num_steps < until_steps and (change is None or change > until_change):
-            before, steps = self._values.copy(), min(until_steps - self.num_steps, self._block_steps)
+            # A round is whole whatever is asked for: a shorter one would change less, and end the run too early.
+            left = self.task.total_steps - self.num_steps
+            before, steps = self._values.copy(), min(left, self._block_steps)
             advance += self._learner.advance(steps)
             self.num_steps += steps
             change, rounds = largest_change(before, self._values), rounds + 1

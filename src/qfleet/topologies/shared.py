@@ -72,8 +72,10 @@ class SharedWorker(TableWorker):
         while self.num_steps < until_steps and (
             change is None or until_change is None or change > until_change
         ):
-            left = until_steps - self.num_steps
-            steps = left if until_change is None else min(left, self._block_steps * self.task.num_workers)
+            steps = until_steps - self.num_steps
+            if until_change is not None:
+                left = self.task.total_steps - self.num_steps
+                steps = min(left, self._block_steps * self.task.num_workers)
             before = None if until_change is None else self._values.copy()
             advance += self._learner.advance(self.share(steps))
             self.num_steps += steps

@@ -194,7 +194,7 @@ class TableTopology(ABC):
         self._handles: Sequence[Handle] = fleet.start_group(names, makers, stall_timeout_seconds)
         self.num_steps = 0
         """Steps of all workers."""
-        self._begun = False
+        self._begun = self._is_broken = False
 
     def prepare(self) -> None:
         """Lets the workers compile and begin, if they have not."""
@@ -220,10 +220,16 @@ class TableTopology(ABC):
     def _all(self, method: str, *arguments: Any, timeout_seconds: float | None = None) -> list[Any]:
         """One call of every worker at the same time."""
         timeout = self._timeout_seconds if timeout_seconds is None else timeout_seconds
-        return _results([handle.call(method, *arguments) for handle in self._handles], timeout)
+        try:
+            return _results([handle.call(method, *arguments) for handle in self._handles], timeout)
+        except FleetError:
+            self._is_broken = True
+            raise
 
     def close(self) -> None:
-        """Lets the workers free what they hold."""
+        """Lets the workers free what they hold, if none of them is dead or hangs: they would be waited for."""
+        if self._is_broken:
+            return
         with suppress(Exception):
             self._all("close", timeout_seconds=_CLOSE_SECONDS)
 
