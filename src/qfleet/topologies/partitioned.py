@@ -97,12 +97,16 @@ class PartitionedWorker(TableWorker):
     def start(self) -> None:
         """Begins the first episodes, wherever they begin."""
         self._learner.begin()
+        self._look_across()
+        self._exchange(0)
+        self._learner.advance(0)  # compiles the kernel
+
+    def _look_across(self) -> None:
+        """Asks for the values of all states that lie across the border, where the world can say which."""
         successors = self._learning.world.successors
         if successors is not None and self._group.size > 1:
             near = successors(self._cut.states(self.rank))
             self._border.know(near[self._cut.owners(near) != self.rank])
-        self._exchange(0)
-        self._learner.advance(0)  # compiles the kernel
 
     def advance(self, until_steps: int, until_change: float | None) -> RoundsReport:
         """Rounds: walk until the budget is used or nobody is left, then tell and hear."""
@@ -178,6 +182,10 @@ class PartitionedWorker(TableWorker):
         gone = here[cut.owners(self._learner.walkers.state[here]) != self.rank]
         self._learner.forget()
         self._learner.leave(gone)
+        self._look_across()
+        self._exchange(0)
+        # What was asked for in one exchange is told in the next; until then it would count as the initial value,
+        # and the rows at the new border would forget what they had learned.
         self._exchange(0)
 
     def _regroup(self, rows: NDArray[Any], old: Cut, new: Cut) -> NDArray[Any]:
