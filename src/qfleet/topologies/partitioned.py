@@ -97,6 +97,7 @@ class PartitionedWorker(TableWorker):
     def start(self) -> None:
         """Begins the first episodes, wherever they begin."""
         self._learner.begin()
+        self._border.compile()
         self._look_across()
         self._exchange(0)
         self._learner.advance(0)  # compiles the kernel
