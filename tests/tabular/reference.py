@@ -172,8 +172,8 @@ class ReferenceWalk:
         if config.learning_rate_schedule == "constant":
             return config.learning_rate
         if config.learning_rate_schedule == "visits":
-            return config.learning_rate * number**-config.learning_rate_exponent
-        return config.learning_rate / (1 + (1 - config.discount) * (number - 1))
+            return config.step_size * number**-config.learning_rate_exponent
+        return config.step_size / (1 + (1 - config.discount) * (number - 1))
 
     def _move(self, table: int, state: int, action: int, target: float) -> None:
         rate, old = self._rate(table, state, action), float(self.values[table, state, action])
