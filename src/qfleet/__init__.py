@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from qfleet.agent import Agent
     from qfleet.errors import DamagedError, FleetError, NonFiniteError, QfleetError
     from qfleet.experiment import begin, resume, train
+    from qfleet.racing import Race, race
     from qfleet.run import Run, load, load_run
     from qfleet.training import Status, Training
     from qfleet.worlds.mdp import MDP
@@ -25,6 +26,7 @@ __all__ = [
     "FleetError",
     "NonFiniteError",
     "QfleetError",
+    "Race",
     "Run",
     "Status",
     "Training",
@@ -32,6 +34,7 @@ __all__ = [
     "begin",
     "load",
     "load_run",
+    "race",
     "resume",
     "train",
 ]
@@ -40,6 +43,7 @@ _MODULES = {
     "qfleet.agent": ("Agent",),
     "qfleet.errors": ("DamagedError", "FleetError", "NonFiniteError", "QfleetError"),
     "qfleet.experiment": ("begin", "resume", "train"),
+    "qfleet.racing": ("Race", "race"),
     "qfleet.run": ("Run", "load", "load_run"),
     "qfleet.training": ("Status", "Training"),
     "qfleet.worlds.mdp": ("MDP",),

@@ -2,6 +2,7 @@
 
 COMMANDS = {
     "train": "teach an agent in an environment: qfleet train CartPole-v1",
+    "race": "all parallel schemes on one world, against the exact solution: qfleet race GridWorld-64",
     "resume": "go on with a run from its newest checkpoint",
     "evaluate": "play greedy episodes that training never saw, and say what they return",
     "play": "watch a run's agent in a window, or write a video",

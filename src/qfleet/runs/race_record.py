@@ -44,7 +44,7 @@ class SchemeRecord:
     rounds: int | None = None
     """How often the workers exchanged values."""
     staleness_steps: float | None = None
-    """Mean steps that others made since the exchanged values in use were theirs."""
+    """Steps that others make between two exchanges: (K - 1) / K of a mean round's; 0: all is seen at once."""
     imbalance_before: float | None = None
     """Busiest worker's share of updates over the mean share, under the first cut; 1 is even."""
     imbalance_after: float | None = None
@@ -52,7 +52,7 @@ class SchemeRecord:
     lost_update_fraction: float | None = None
     """Estimated share of updates that another worker's write undid."""
     parked_fraction: float | None = None
-    """Share of the workers' time spent without a walker of their own."""
+    """Share of the walkers that wait across a border when a round ends, the mean over rounds."""
     curve: tuple[CurvePoint, ...] = ()
     """The error during the race; empty where the exact solution is not known."""
     policy: PolicyMap | None = None
@@ -86,6 +86,8 @@ class RaceRecord:
     """The best possible expected return of an episode; None: not known."""
     schemes: tuple[SchemeRecord, ...]
     """In the order of the race; serial is what the others are compared with."""
+    is_complete: bool = True
+    """Whether all schemes were finished; else the race was interrupted."""
 
     @property
     def serial(self) -> SchemeRecord | None:

@@ -65,6 +65,8 @@ def _subtitle(record: RaceRecord) -> str:
         parts.append(f"{record.grid_shape[0]} × {record.grid_shape[1]} grid")
     workers = "1 worker" if record.workers == 1 else f"{record.workers} workers"
     parts += [f"discount {record.discount:g}", f"{workers} on {record.backend}", f"seed {record.seed}"]
+    if not record.is_complete:
+        parts.append("interrupted: unfinished schemes are left out")
     return " · ".join(parts)
 
 
@@ -159,9 +161,9 @@ def _tables(record: RaceRecord) -> str:
     return (
         f'<section class="card"><h2>Results</h2>{outcome_table(record, colors)}</section>'
         '<section class="card"><h2>What the workers exchanged</h2><p class="explained">'
-        "Staleness: steps made since the exchanged values in use. Imbalance: the busiest worker’s updates over the "
+        "Staleness: steps that others make between two exchanges. Imbalance: the busiest worker’s updates over the "
         "mean, 1 is even; first and last cut of the states. Lost updates: those that another worker’s write undid "
-        "(estimated). Parked: time workers had no walker of their own. –: does not apply.</p>"
+        "(estimated). Parked: walkers that wait across a border when a round ends. –: does not apply.</p>"
         f"{exchange_table(record, colors)}</section>"
     )
 

@@ -3,7 +3,7 @@
 Sutton and Barto 2018, example 4.1, with a goal that pays instead of steps that cost.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from qfleet.errors import QfleetError
 from qfleet.kernels import part
+from qfleet.worlds.layout import Layout
 from qfleet.worlds.options import WorldOptions
 from qfleet.worlds.world import World
 
@@ -125,7 +126,7 @@ def grid_mdp(rows: int, columns: int, options: GridOptions, name: str) -> "MDP":
         transitions = sparse.coo_matrix(entries, shape=(4 * num_states, num_states)).tocsr()
         transitions.eliminate_zeros()
         rewards = pays @ mixing.T
-    return MDP.from_arrays(
+    mdp = MDP.from_arrays(
         transitions,
         rewards,
         terminal=np.arange(num_states) == grid.goal,
@@ -133,6 +134,7 @@ def grid_mdp(rows: int, columns: int, options: GridOptions, name: str) -> "MDP":
         max_episode_steps=options.max_episode_steps or 100 * max(rows, columns),
         name=name,
     )
+    return replace(mdp, layout=Layout((rows, columns), terminal=(grid.goal,)))
 
 
 def _targets(grid: Grid) -> NDArray[np.int64]:

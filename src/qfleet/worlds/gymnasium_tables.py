@@ -11,11 +11,17 @@ from qfleet.environments.identifiers import find_spec, unknown
 from qfleet.environments.single import make_quietly
 from qfleet.environments.wrapping import wrapper_chain
 from qfleet.errors import QfleetError
+from qfleet.worlds.layout import Layout
 from qfleet.worlds.mdp import MDP, make_start
 from qfleet.worlds.outcomes import Entries, pack
 from qfleet.worlds.validation import checked_allowed
 
 _HARMLESS = (wrappers.TimeLimit, wrappers.OrderEnforcing, wrappers.PassiveEnvChecker)
+
+_GRID_ACTIONS = {
+    "FrozenLakeEnv": ("left", "down", "right", "up"),
+    "CliffWalkingEnv": ("up", "right", "down", "left"),
+}
 
 
 def has_table(environment: gymnasium.Env) -> bool:
@@ -59,7 +65,8 @@ def _convert(environment: gymnasium.Env) -> MDP:
     table: Any = getattr(bare, "P")  # noqa: B009
     shape = (len(table), len(table[0]))
     masks = checked_allowed(name, _masks(name, bare, shape), shape, None)
-    outcomes = pack(name, _entries(table, shape[1]), shape, None, None if masks is None else ~masks)
+    entries = _entries(table, shape[1])
+    outcomes = pack(name, entries, shape, None, None if masks is None else ~masks)
     return MDP(
         *shape,
         outcomes,
@@ -68,7 +75,18 @@ def _convert(environment: gymnasium.Env) -> MDP:
         name,
         min(limits, default=None),
         None if spec is None else spec.reward_threshold,
+        _layout(bare, entries),
     )
+
+
+def _layout(bare: Any, entries: Entries) -> Layout | None:
+    """That of Gymnasium's own gridworlds, whose classes say in which order their actions are."""
+    actions = _GRID_ACTIONS.get(type(bare).__name__)
+    if actions is None:
+        return None
+    shape = bare.desc.shape if hasattr(bare, "desc") else bare.shape
+    ends = np.unique(entries.next_states[entries.ended])
+    return Layout((int(shape[0]), int(shape[1])), actions, tuple(ends.tolist()))
 
 
 def _entries(table: dict[int, dict[int, list[tuple]]], num_actions: int) -> Entries:

@@ -11,6 +11,7 @@ from qfleet.errors import QfleetError
 from qfleet.tabular import exact
 from qfleet.worlds import explicit
 from qfleet.worlds.arrays import outcomes_of_arrays
+from qfleet.worlds.layout import Layout
 from qfleet.worlds.outcomes import Outcomes
 from qfleet.worlds.validation import checked_allowed, checked_start, checked_terminal
 from qfleet.worlds.world import World
@@ -51,6 +52,8 @@ class MDP:
     """Steps after which an episode is truncated; the exact values do not know of it."""
     reward_threshold: float | None = None
     """Mean greedy return at which a run counts as solved."""
+    layout: Layout | None = None
+    """Where the states lie, if they are the cells of a grid."""
 
     @classmethod
     def from_arrays(
