@@ -88,17 +88,25 @@ def make_grid(rows: int, columns: int, options: GridOptions, name: str) -> World
     so that every state that is not a wall is reached, whatever the policy; they are truncated after
     100 * max(rows, columns) steps.
     """
+    parameters = _parameters(rows, columns, options)
     return World(
         step=_slippery_step if options.slip else _step,
         reset=_reset,
         num_states=rows * columns,
         num_actions=4,
-        parameters=_parameters(rows, columns, options),
+        parameters=parameters,
         name=name,
         max_episode_steps=options.max_episode_steps or 100 * max(rows, columns),
         mdp=partial(grid_mdp, rows, columns, options, name),
         grid_shape=(rows, columns),
+        successors=partial(_successors, parameters),
     )
+
+
+def _successors(grid: Grid, states: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The cells one step from `states` (n,), each once, but for the goal: there the episode ends."""
+    near = np.unique(_targets(grid, states))
+    return near[near != grid.goal]
 
 
 def grid_mdp(rows: int, columns: int, options: GridOptions, name: str) -> "MDP":
@@ -109,7 +117,7 @@ def grid_mdp(rows: int, columns: int, options: GridOptions, name: str) -> "MDP":
 
     grid = _parameters(rows, columns, options)
     num_states = rows * columns
-    targets = _targets(grid)
+    targets = _targets(grid, np.arange(num_states))
     pays = (targets == grid.goal).astype(float)
     starts = np.bincount(grid.starts, minlength=num_states) / grid.starts.size if grid.starts.size else None
     transitions: Any = targets
@@ -137,10 +145,10 @@ def grid_mdp(rows: int, columns: int, options: GridOptions, name: str) -> "MDP":
     return replace(mdp, layout=Layout((rows, columns), terminal=(grid.goal,)))
 
 
-def _targets(grid: Grid) -> NDArray[np.int64]:
-    """(cells, 4): where each action leads."""
-    is_open = (grid.moves[:, None] >> np.arange(4)) & 1
-    return np.arange(len(grid.moves))[:, None] + grid.offsets * is_open
+def _targets(grid: Grid, cells: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n, 4): where each action leads from `cells` (n,)."""
+    is_open = (grid.moves[cells, None] >> np.arange(4)) & 1
+    return cells[:, None] + grid.offsets * is_open
 
 
 def _parameters(rows: int, columns: int, options: GridOptions) -> Grid:
