@@ -98,8 +98,8 @@ class Contestant:
         self._num_rounds += self._reports[0].rounds
 
     def measure(self) -> None:
-        """Adds a point to the curve."""
-        if self._exact is not None:
+        """Adds a point to the curve, if there is anything new since the last one."""
+        if self._exact is not None and not (self.curve and self.curve[-1][0] == self.num_steps):
             self.curve.append((self.num_steps, self.seconds, self._exact.error(self._values())))
 
     def _values(self) -> NDArray[Any]:

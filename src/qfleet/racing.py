@@ -5,6 +5,7 @@ is the largest error of any pair, so that all pairs must go on being visited; an
 the policy leads, so that the loads of the parts of a world are as uneven as in training.
 """
 
+import difflib
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -31,6 +32,7 @@ from qfleet.sources import Source, as_world, source_name, world_of
 from qfleet.states.config import StatesConfig
 from qfleet.table_assembly import make_task, make_world, refuse_too_large
 from qfleet.tabular.program import Rule
+from qfleet.worlds.catalogue import FAMILIES
 from qfleet.worlds.world import World
 
 RACE_DEFAULTS: dict[str, Any] = {"exploration_initial": 0.5, "exploration_final": 0.5}
@@ -156,11 +158,21 @@ def _world(source: Source, values: Mapping[str, Any]) -> World:
     if found is not None:
         return as_world(found)
     if isinstance(source, str) and find_spec(source) is None:
-        raise unknown(source)
+        raise _unknown(source)
     raise QfleetError(
         f"{source_name(source)} has no table of transitions, which a race needs; GridWorld-64, FrozenLake8x8-v1 "
         "and worlds of your own have one"
     )
+
+
+def _unknown(name: str) -> QfleetError:
+    """Says which world, or else which environment, has nearly that name."""
+    family, dash, size = name.partition("-")
+    near = difflib.get_close_matches(family, FAMILIES, 1)
+    if not near:
+        return unknown(name)
+    example = f"{near[0]}{dash}{size}" if size.isdigit() else FAMILIES[near[0]].example
+    return QfleetError(f"world {name!r} is unknown; did you mean {example}?")
 
 
 @contextmanager

@@ -80,6 +80,13 @@ class Border:
         """Visits sampled here, by block of positions."""
         self.place(cut, values)
 
+    def compile(self) -> None:
+        """Compiles the kernels of exchanges, so that no round has to."""
+        learner, nobody = self._learner, np.empty(0, np.int64)
+        export_values(learner.program, learner.work(), nobody, 0, np.empty((0, self._num_tables)))
+        if learner.task.rule == "sarsa":
+            settle(learner.program, learner.work(), nobody, np.empty(0))
+
     def place(self, cut: Cut, values: NDArray[Any]) -> None:
         """Takes the rows of a cut; states that were asked for are asked for anew, of whoever owns them now."""
         self._cut = cut

@@ -99,6 +99,7 @@ class PartitionedWorker(TableWorker):
     def start(self) -> None:
         """Begins the first episodes, wherever they begin."""
         self._learner.begin()
+        self._border.compile()
         self._meet()
         self._learner.advance(0)  # compiles the kernel
 
