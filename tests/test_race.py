@@ -142,7 +142,7 @@ def test_the_error_is_measured_more_often_at_the_beginning(total: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "steps"), [("Chain-4", 10_000_000), ("GridWorld-64", 2**27), ("GridWorld-512", 400_000_000)]
+    ("name", "steps"), [("Chain-4", 10_000_000), ("GridWorld-64", 2**28), ("GridWorld-512", 400_000_000)]
 )
 def test_default_steps_go_with_the_table(name: str, steps: int) -> None:
     world = make_world(name, {})

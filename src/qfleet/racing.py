@@ -37,7 +37,7 @@ from qfleet.worlds.world import World
 
 RACE_DEFAULTS: dict[str, Any] = {"exploration_initial": 0.5, "exploration_final": 0.5}
 """Settings of the table that a race begins from instead of those of training."""
-_STEPS_PER_PAIR = 8192
+_STEPS_PER_PAIR = 16384
 _FEWEST_STEPS, _MOST_STEPS = 10_000_000, 400_000_000
 _LONGEST_HORIZON = 1e6
 
@@ -96,7 +96,7 @@ def race(
 ) -> Race:
     """Races serial, shared, averaged (equal, visits) and partitioned learning on a world, for `steps` steps each.
 
-    `world`: a World, an MDP, or a name as in `train`; what has to be stepped in Python cannot race. `steps` 0: 8192
+    `world`: a World, an MDP, or a name as in `train`; what has to be stepped in Python cannot race. `steps` 0: 16384
     for each state-action pair, from 10 to 400 million. `settings` are fields of TabularConfig and of StatesConfig.
     `on_message` is told what a person should know, such as why errors cannot be measured. SIGINT and SIGTERM end
     the race with the schemes that are finished. Raises QfleetError for settings that cannot be, before anything is

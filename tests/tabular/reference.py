@@ -170,7 +170,7 @@ class ReferenceWalk:
         self.visits[table, state, action] += 1
         number, config = int(self.visits[table, state, action]), self.config
         if config.learning_rate_schedule == "constant":
-            return config.learning_rate
+            return config.step_size
         if config.learning_rate_schedule == "visits":
             return config.step_size * number**-config.learning_rate_exponent
         return config.step_size / (1 + (1 - config.discount) * (number - 1))

@@ -47,7 +47,7 @@ class RaceFlags:
     workers: int = 2
     """Members of each parallel scheme."""
     steps: int = 0
-    """Environment steps of each scheme, of all workers together; 0: 8192 a state-action pair, 10 to 400 million."""
+    """Environment steps of each scheme, of all workers together; 0: 16384 a state-action pair, 10 to 400 million."""
     algorithm: Rule = "q-learning"
     """What improves the values."""
     backend: Backend = "threads"
