@@ -31,7 +31,9 @@ class ExactSolution:
 
         `values` is (num_states, num_actions), or the rows (n, num_actions) of `states` (n,).
         """
-        exact, counted = (self.values, self.counted) if states is None else (self.values[states], self.counted[states])
+        exact, counted = (
+            (self.values, self.counted) if states is None else (self.values[states], self.counted[states])
+        )
         return float(np.abs(values - exact, where=counted, out=np.zeros(exact.shape)).max(initial=0.0))
 
 
