@@ -129,7 +129,7 @@ def wait_until_training(run: Path, process: subprocess.Popen[str]) -> None:
 
 def test_a_signal_saves_and_the_run_goes_on(tmp_path: Path) -> None:
     """The real program, on processes: exit code 130, one line that says how to go on, and no process left."""
-    run, steps = tmp_path / "run", 4_000_000_000
+    run, steps = tmp_path / "run", 600_000_000
     settings = {**SMALL, **TOPOLOGIES["partitioned"], "steps": steps, "backend": "processes"}
     settings["sync_every_steps"], settings["checkpoint_every_steps"] = 20_000, steps // 10
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]

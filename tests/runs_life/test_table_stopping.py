@@ -125,7 +125,7 @@ def test_the_program_prints_one_object(tmp_path: Path) -> None:
 
 
 def test_warm_start(tmp_path: Path) -> None:
-    """The values of another run, whatever its topology, in every worker and across every border."""
+    """The values of another run, whatever its topology, are there in every worker; they are hardly learned from."""
     first = on_grid(tmp_path / "first", until_error=1e-9, topology="partitioned", workers=2)
     shards = on_grid(
         tmp_path / "shards", until_error=1e-9, topology="partitioned", workers=3, keep_shards=True
@@ -133,8 +133,8 @@ def test_warm_start(tmp_path: Path) -> None:
     for number, where in enumerate(EVERYWHERE):
         for source in (first, shards):
             out = tmp_path / f"{number}-{source.path.name}"
-            run = on_grid(out, warm_start=str(source.path), steps=2000, **where)
-            assert run.summary["max_error"] <= 1e-9, where
+            run = on_grid(out, warm_start=str(source.path), steps=2000, learning_rate=1e-9, **where)
+            assert run.summary["max_error"] <= 1e-8, where
     with pytest.raises(
         QfleetError, match="a table of 256 states and 4 actions; this environment has 64 and 4"
     ):

@@ -111,7 +111,7 @@ def test_a_halo_that_grows_keeps_what_it_was_told() -> None:
     border.know(asked)
     exchange(sides)
     exchange(sides)
-    before = [sides[0].halo(state) for state in asked]
+    before = [sides[0].halo(int(state)) for state in asked]
     assert before == sides[1].values[0].max(axis=1).tolist()
     state = border.save_state()
     small = 128 * 2 - 2  # of so many slots more than half are taken
@@ -120,7 +120,7 @@ def test_a_halo_that_grows_keeps_what_it_was_told() -> None:
     border._num_known = slots  # as after a round in which that many were met
     border.make_room()
     assert border.save_state()["keys"].size >= 2 * slots
-    assert [sides[0].halo(state) for state in asked] == before
+    assert [sides[0].halo(int(state)) for state in asked] == before
 
 
 def test_a_new_cut_keeps_what_is_known_and_asks_its_new_owner() -> None:

@@ -16,7 +16,7 @@ def members_of() -> Iterator[MembersOf]:
 
     def find(backend: str, size: int) -> Members:
         if (backend, size) not in groups:
-            groups[backend, size] = Members(backend, size, timeout_seconds=100.0)
+            groups[backend, size] = Members(backend, size, timeout_seconds=250.0)
         return groups[backend, size]
 
     yield find

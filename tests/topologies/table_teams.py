@@ -1,6 +1,6 @@
 """Tables learned by groups whose members stay: many runs in few processes, all of a worker's state at hand."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -106,9 +106,15 @@ def table_of(learned: Sequence[Learned], cut: Cut | None = None) -> NDArray[Any]
     return whole[:, cut.positions] if cut is not None and cut.positions.size else whole
 
 
+def run(members: Members, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What `function(group, *arguments)` gives on every rank, with time for kernels to be compiled."""
+    futures = [handle.call("run", function, *arguments) for handle in members.handles]
+    return [future.result(250) for future in futures]
+
+
 def learn(members: Members, task: Task, config: Config, turns: Sequence[int] = ()) -> NDArray[Any]:
     """The table that a whole group learns; exactly the steps asked for are made."""
-    learned = members.run(learn_in, task, config, turns)
+    learned = run(members, learn_in, task, config, turns)
     assert {one.num_steps for one in learned} == {task.total_steps}
     assert sum(one.advance.steps for one in learned) == task.total_steps
     return table_of(learned)

@@ -1,6 +1,7 @@
 """Same seed, same bits: one worker is serial, threads are processes, and how a run is cut into turns is nobody's."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,7 +48,9 @@ def test_one_worker_is_serial(world, rule, members_of: MembersOf) -> None:
 )
 @pytest.mark.parametrize("schedule", ["visits", pytest.param("constant", marks=pytest.mark.soak)])
 def test_one_worker_weighted_by_visits_is_serial(rule, schedule, members_of: MembersOf) -> None:
-    rate = {} if schedule == "visits" else {"learning_rate": 0.2, "learning_rate_exponent": 0.8}
+    rate: dict[str, Any] = (
+        {} if schedule == "visits" else {"learning_rate": 0.2, "learning_rate_exponent": 0.8}
+    )
     task = task_of(WORLDS["garnet"], rule, STEPS, learning_rate_schedule=schedule, **rate)
     alone = members_of("threads", 1)
     assert learn(alone, task, VISITS).tobytes() == learn(alone, task, TableSerialConfig()).tobytes()

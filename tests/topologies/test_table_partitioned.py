@@ -17,7 +17,7 @@ from qfleet.tabular.records import NO_ACTION
 from qfleet.topologies.partitioned import PartitionedConfig, PartitionedWorker
 from qfleet.worlds.mdp import MDP
 from tests.topologies.conftest import MembersOf
-from tests.topologies.table_teams import RULES, learn_in, make_worker, table_of, task_of, world_named
+from tests.topologies.table_teams import RULES, learn_in, make_worker, run, table_of, task_of, world_named
 
 GRID, GARNET = world_named("GridWorld-16"), world_named("Garnet-60")
 EXACT_EPSILON = {"exploration_initial": 0.3, "exploration_final": 0.3}
@@ -54,7 +54,7 @@ def error_of(task: Task, table: NDArray[Any]) -> float:
 def run_to_the_end(
     members_of: MembersOf, task: Task, config: PartitionedConfig, cut: Cut | None = None
 ) -> tuple[NDArray[Any], list[Any]]:
-    learned = members_of("threads", task.num_workers).run(learn_in, task, config, (), cut)
+    learned = run(members_of("threads", task.num_workers), learn_in, task, config, (), cut)
     assert {one.num_steps for one in learned} == {task.total_steps}
     assert sum(one.advance.steps for one in learned) == task.total_steps
     return table_of(learned, cut), learned
@@ -65,16 +65,14 @@ def run_to_the_end(
 def test_every_rule_converges_where_all_is_random(rule, workers: int, members_of: MembersOf) -> None:
     task = task_of(GARNET, rule, 4_000_003, workers, **EXACT_EPSILON)
     table, _ = run_to_the_end(members_of, task, PartitionedConfig(sync_every_steps=5000))
-    print(rule, workers, error_of(task, table))
     assert error_of(task, table) < 0.05
 
 
 def test_an_episode_cut_off_at_the_border_is_bootstrapped_from_where_it_was(members_of: MembersOf) -> None:
-    """Episodes of two steps end mostly there; SARSA, which waits for values, must not take those of the next episode."""
+    """Episodes of two steps end mostly there; SARSA, which waits, must not take values of the next episode."""
     short = replace(UNEVEN, max_episode_steps=2)
     task = task_of(short, "sarsa", 4_000_003, 3, **EXACT_EPSILON)
     table, _ = run_to_the_end(members_of, task, PartitionedConfig(sync_every_steps=5000))
-    print("short", error_of(task, table))
     assert error_of(task, table) < 0.05
 
 
@@ -86,7 +84,6 @@ def test_every_rule_converges_on_a_grid(rule, workers: int, members_of: MembersO
     """Its border is not known from a graph, but met. Without chance and policy the values are exact."""
     task = task_of(GRID, rule, 6_000_001, workers, **EXACT_EPSILON)
     table, _ = run_to_the_end(members_of, task, PartitionedConfig(sync_every_steps=5000))
-    print(rule, workers, error_of(task, table))
     assert error_of(task, table) < (0.2 if rule == "sarsa" else 1e-6)
 
 
@@ -102,7 +99,6 @@ def test_any_cut_converges_and_the_graphs_has_the_smaller_border(members_of: Mem
         table, learned = run_to_the_end(
             members_of, task, PartitionedConfig(sync_every_steps=5000, balance="none"), cut
         )
-        print(name, error_of(task, table))
         assert error_of(task, table) < 0.02
         sent[name] = sum(one.extras["sent_bytes_per_round"] for one in learned)
     assert sent["graph"] < 0.4 * sent["random"]
@@ -133,17 +129,34 @@ def check_halo(found: Sequence[Any], cut: Cut, mdp: MDP) -> None:
 
 def test_the_halo_is_known_from_the_graph_before_the_first_step(members_of: MembersOf) -> None:
     task, cut = task_of(GARNET, "q-learning", 10**6, 3), cut_blocks(60, 3)
-    found = members_of("threads", 3).run(halo_of, task, cut, 0)
+    found = run(members_of("threads", 3), halo_of, task, cut, 0)
     assert GARNET.mdp is not None and sum(len(known) for known, _ in found) > 60
     check_halo(found, cut, GARNET.mdp())
 
 
+def told_at_the_start(group: Group, task: Task, cut: Cut, values: NDArray[Any]) -> dict[int, float]:
+    worker, _ = make_worker(group, task, PartitionedConfig(), cut)
+    assert isinstance(worker, PartitionedWorker)
+    worker.set_rows(list(cut.bounds), values[:, cut.states(group.rank)])
+    worker.start()
+    border = worker.save_state()["border"]
+    return dict(zip(border["keys"].tolist(), border["told"][:, 0].tolist(), strict=True))
+
+
+def test_values_that_a_run_begins_from_are_known_across_borders(members_of: MembersOf) -> None:
+    task, cut = task_of(GARNET, "q-learning", 10**6, 3), cut_blocks(60, 3)
+    values = np.random.default_rng(8).normal(size=task.shape)
+    for told in run(members_of("threads", 3), told_at_the_start, task, cut, values):
+        del told[-1]
+        assert len(told) > 20 and all(told[state] == values[0, state].max() for state in told)
+
+
 def test_the_halo_of_functions_is_met_and_holds_the_border_alone(members_of: MembersOf) -> None:
     task, cut = task_of(GRID, "q-learning", 10**6, 3), cut_blocks(256, 3)
-    begun = members_of("threads", 3).run(halo_of, task, cut, 0)
+    begun = run(members_of("threads", 3), halo_of, task, cut, 0)
     assert all(known.size == 0 for known, _ in begun)
     assert GRID.mdp is not None
-    check_halo(members_of("threads", 3).run(halo_of, task, cut, 20), cut, GRID.mdp())
+    check_halo(run(members_of("threads", 3), halo_of, task, cut, 20), cut, GRID.mdp())
 
 
 @pytest.mark.parametrize("workers", [2, 3, 4])
@@ -154,7 +167,6 @@ def test_the_cut_moves_to_where_visits_are_even(workers: int, members_of: Member
     )
     table, learned = run_to_the_end(members_of, task, config)
     extras = learned[0].extras
-    print(extras, learned[0].bounds, error_of(task, table))
     assert extras["imbalance_before"] > 1.3 and extras["imbalance_after"] < 1.15
     assert learned[0].bounds != cut_blocks(60, workers).bounds
     assert [int(one.extras["num_rows"]) for one in learned] == np.diff(learned[0].bounds).tolist()
@@ -192,8 +204,8 @@ def residents_by_round(group: Group, task: Task, config: PartitionedConfig) -> l
 )
 def test_no_walker_is_lost_or_doubled(world, rule, members_of: MembersOf) -> None:
     task = task_of(UNEVEN if world == "uneven" else GRID, rule, 100_003, 3)
-    by_worker = members_of("threads", 3).run(
-        residents_by_round, task, PartitionedConfig(sync_every_steps=500)
+    by_worker = run(
+        members_of("threads", 3), residents_by_round, task, PartitionedConfig(sync_every_steps=500)
     )
     assert len(by_worker[0]) > 60
     for parts in zip(*by_worker, strict=True):

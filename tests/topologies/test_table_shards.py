@@ -15,7 +15,7 @@ from qfleet.tabular.learner import Task
 from qfleet.topologies.partitioned import Partitioned, PartitionedConfig, PartitionedWorker
 from tests.backends.members import BACKENDS
 from tests.topologies.conftest import MembersOf
-from tests.topologies.table_teams import make_worker, task_of, world_named
+from tests.topologies.table_teams import make_worker, run, task_of, world_named
 
 SMALLEST_HALO = 1024
 
@@ -46,9 +46,11 @@ class Listening:
 
 def arrays_in(worker: PartitionedWorker, group: Listening) -> list[NDArray[Any]]:
     """Every array that the worker can come to, but for what this test noted."""
-    found, queue, seen = [], [worker], {id(group)}
+    found: list[NDArray[Any]] = []
+    queue: list[Any] = [worker]
+    seen = {id(group)}
     while queue:
-        item: Any = queue.pop()
+        item = queue.pop()
         if id(item) in seen or isinstance(item, types.ModuleType | types.FunctionType | type):
             continue
         seen.add(id(item))
@@ -75,7 +77,7 @@ def test_what_workers_hold_and_send(size: int, members_of: MembersOf) -> None:
     """A third of the rows each, once; to each neighbour one number for each cell of the line between them."""
     task = task_of(world_named(f"GridWorld-{size}"), "q-learning", 3_000_000, 3)
     config = PartitionedConfig(sync_every_steps=20_000, balance="none", keep_shards=True)
-    found = members_of("threads", 3).run(hold_and_send, task, config)
+    found = run(members_of("threads", 3), hold_and_send, task, config)
     assert sum(rows for rows, _, _ in found) == size**2
     for rank, (rows, held, sent) in enumerate(found):
         assert rows <= size**2 // 3 + 1

@@ -85,7 +85,9 @@ def test_rounds_watch_the_largest_change() -> None:
         first = team.advance(1000, 1e-9)
         assert team.num_steps == 1400 and first[0].rounds == 1 and first[0].largest_change is not None
         last = team.advance(10**7, 1e-2)
-        assert last[0].largest_change == last[1].largest_change <= 1e-2 and team.num_steps < 10**7
+        change = last[0].largest_change
+        assert change is not None and change == last[1].largest_change and change <= 1e-2
+        assert team.num_steps < 10**7
         assert team.num_steps % 1400 == 0 and last[0].rounds == (team.num_steps - 1400) // 1400
     finally:
         fleet.close()

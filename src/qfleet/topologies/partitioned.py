@@ -23,7 +23,7 @@ from qfleet.errors import QfleetError
 from qfleet.fleet import Fleet, Group
 from qfleet.tabular.border import Border, settle
 from qfleet.tabular.cut import Cut, cut_by_load, imbalance
-from qfleet.tabular.learner import Task
+from qfleet.tabular.learner import Advance, Task
 from qfleet.topologies.table_team import (
     RoundsReport,
     TableTopology,
@@ -89,7 +89,8 @@ class PartitionedWorker(TableWorker):
         self._num_rounds = self._rounds_since_move = 0
         self._sent_bytes = self._parked = self._made = 0
         self._imbalance_before = self._imbalance_now = 1.0
-        self._load_before = self._border.load.copy()
+        self._load_before, self._looked_at = self._border.load.copy(), (0, 0)
+        """Visits, rounds and steps at the last look at how even they are."""
 
     def _new_rows(self, cut: Cut) -> NDArray[Any]:
         num_tables, _, num_actions = self._learning.shape
@@ -114,32 +115,46 @@ class PartitionedWorker(TableWorker):
             self._exchange(0)
 
     def advance(self, until_steps: int, until_change: float | None) -> RoundsReport:
-        """Rounds: walk until the budget is used or nobody is left, then tell and hear."""
-        advance, change, rounds = self._learner.advance(0), None, 0
+        """Rounds; the change is watched over as many steps as a round has at most, since rounds may end early."""
+        advance, change, first = self._learner.advance(0), None, self._num_rounds
+        span = 1 if until_change is None else self._most_steps
         while self.num_steps < until_steps and (
             change is None or until_change is None or change > until_change
         ):
             before = None if until_change is None else self._learner.table.values.copy()
-            walked = self._learner.advance(self._budget())
-            advance += walked
-            self._made += walked.steps
-            self._parked += walked.parked
-            self._exchange(walked.steps)
-            self._num_rounds += 1
-            self._rounds_since_move += 1
-            rounds += 1
-            if before is not None:
+            cut, enough = self._cut, min(self.num_steps + span, self.task.total_steps)
+            while self.num_steps < enough:
+                advance += self._round()
+            change = None
+            if before is not None and cut is self._cut:
                 own = np.array([largest_change(before, self._learner.table.values)])
                 change = float(self._group.all_reduce(own, "max")[0])
-            if self._group.size > 1 and self._num_rounds % _BALANCE_EVERY_ROUNDS == 0:
-                self._balance()
+        rounds = self._num_rounds - first
         return RoundsReport(advance, self.num_steps, rounds, change, self._measured())
+
+    def _round(self) -> Advance:
+        """Walks until the budget is used or nobody is left, then tells and hears."""
+        walked = self._learner.advance(self._budget())
+        self._made += walked.steps
+        self._parked += walked.parked
+        self._exchange(walked.steps)
+        self._num_rounds += 1
+        self._rounds_since_move += 1
+        # Rounds may end early: a few visits say nothing of where most are.
+        seen = self._num_rounds - self._looked_at[0], self.num_steps - self._looked_at[1]
+        if self._group.size > 1 and seen[0] >= _BALANCE_EVERY_ROUNDS and seen[1] >= self._most_steps:
+            self._balance()
+        return walked
+
+    @property
+    def _most_steps(self) -> int:
+        """Of all workers' rounds."""
+        return self._config.round_steps(self._learning) * self.task.num_workers
 
     def _budget(self) -> int:
         """This worker's part of what is left of the run; odd steps go round, so that they reach who can make them."""
-        workers = self.task.num_workers
-        most = self._config.round_steps(self._learning) * workers
-        if self._rounds_since_move < _SHORT_ROUNDS and self._group.size > 1:
+        workers, most = self.task.num_workers, self._most_steps
+        if self._rounds_since_move < _SHORT_ROUNDS and workers > 1:
             most = max(workers, most // _SHORTER)
         steps = min(most, self.task.total_steps - self.num_steps)
         return steps // workers + ((self.rank + self._num_rounds) % workers < steps % workers)
@@ -170,8 +185,9 @@ class PartitionedWorker(TableWorker):
         load = self._group.all_reduce(self._border.load - self._load_before, "sum")
         self._load_before = self._border.load.copy()
         self._imbalance_now = imbalance(self._cut, load, self._border.load_shift)
-        if self._num_rounds == _BALANCE_EVERY_ROUNDS:
+        if self._looked_at == (0, 0):
             self._imbalance_before = self._imbalance_now
+        self._looked_at = self._num_rounds, self.num_steps
         fixed = self._config.balance == "none" or self._config.cut == "owners"
         if not fixed and self._imbalance_now > _TOLERATED_IMBALANCE:
             self._move(cut_by_load(self._cut, load, self._border.load_shift))
@@ -236,6 +252,7 @@ class PartitionedWorker(TableWorker):
             "numbers": np.array([self._sent_bytes, self._parked, self._made]),
             "imbalances": np.array([self._imbalance_before, self._imbalance_now]),
             "load_before": self._load_before,
+            "looked_at": list(self._looked_at),
             "border": self._border.save_state(),
             "learner": self._learner.save_state(),
         }
@@ -247,6 +264,7 @@ class PartitionedWorker(TableWorker):
         self._sent_bytes, self._parked, self._made = state["numbers"].tolist()
         self._imbalance_before, self._imbalance_now = state["imbalances"].tolist()
         self._load_before[...] = state["load_before"]
+        self._looked_at = state["looked_at"][0], state["looked_at"][1]
         self._border.load_state(state["border"])
         self._learner.load_state(state["learner"])
 

@@ -1,5 +1,6 @@
 """What topologies of tables have in common: workers that are told how far to go, and tables that are read."""
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -15,6 +16,10 @@ from qfleet.tabular.learner import Advance
 from qfleet.tabular.records import Table
 
 _CLOSE_SECONDS = 2.0
+_GRACE_SECONDS = 2.0
+"""Workers that wait for another name it first; the driver would name them."""
+_LATER_SECONDS = 0.5
+"""How long the others are waited for once one has failed."""
 SHORTEST_ROUND_STEPS = 2**18
 LONGEST_ROUND_STEPS = 2**25
 START_SECONDS = 300.0
@@ -159,10 +164,11 @@ def largest_change(before: NDArray[Any], after: NDArray[Any]) -> float:
 
 def _results(futures: Sequence[Future], timeout_seconds: float) -> list[Any]:
     """All results; of several errors the one that is no mere consequence of another worker's."""
-    results, errors = [], []
+    results, errors, deadline = [], [], time.monotonic() + timeout_seconds
     for future in futures:
+        left = max(0.0, deadline - time.monotonic())
         try:
-            results.append(future.result(timeout_seconds))
+            results.append(future.result(min(left, _LATER_SECONDS) if errors else left))
         except Exception as error:
             errors.append(error)
     if errors:
@@ -219,7 +225,7 @@ class TableTopology(ABC):
 
     def _all(self, method: str, *arguments: Any, timeout_seconds: float | None = None) -> list[Any]:
         """One call of every worker at the same time."""
-        timeout = self._timeout_seconds if timeout_seconds is None else timeout_seconds
+        timeout = self._timeout_seconds + _GRACE_SECONDS if timeout_seconds is None else timeout_seconds
         try:
             return _results([handle.call(method, *arguments) for handle in self._handles], timeout)
         except FleetError:
