@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from qfleet.kernels import STREAM_EXPLORATION, STREAM_SAMPLING, cache_folder, kernel, uniform
+from qfleet.kernels import STREAM_EXPLORATION, STREAM_SAMPLING, kernel, uniform
 
 NUM = 100_000
 CHANCE = 1e-5
@@ -63,13 +63,3 @@ def test_streams_seeds_and_lanes_are_uncorrelated(lag: int) -> None:
 def test_depends_on_its_arguments_alone() -> None:
     assert uniform(5, 1, 7, 2) == uniform(5, 1, 7, 2)
     assert len({uniform(*arguments) for arguments in np.ndindex(3, 3, 3, 3)}) == 81
-
-
-def test_kernels_are_kept_where_the_user_says_and_elsewhere_if_that_cannot_be(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    folder = cache_folder.__wrapped__()
-    assert folder.is_dir() and folder.parent == tmp_path / "qfleet" / "kernels"
-    assert cache_folder.__wrapped__() == folder  # the same source, the same folder
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert cache_folder.__wrapped__().name.startswith("qfleet-kernels-")

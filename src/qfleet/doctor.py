@@ -117,7 +117,7 @@ def _shared_memory() -> Check:
 
 
 def _kernel_cache() -> Check:
-    from qfleet.kernels import cache_folder
+    from qfleet.kernel_cache import cache_folder
 
     folder = cache_folder()
     if folder.is_relative_to(tempfile.gettempdir()) or not os.access(folder, os.W_OK):

@@ -4,27 +4,20 @@ Random numbers are functions of (seed, stream, counter, lane) rather than of a h
 at counter c draws what the uninterrupted run draws, whichever thread or process does the drawing.
 """
 
-import hashlib
-import os
-import tempfile
 from collections.abc import Callable
-from functools import cache
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
-import numba.core.config
 import numpy as np
 from numba.core import cgutils, types
 from numba.extending import intrinsic
+
+from qfleet.kernel_cache import cached
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 STREAM_EXPLORATION = 1
 STREAM_SAMPLING = 2
-
-_PARTS = ("deep", "replay", "states", "tabular", "worlds")
-_CONFIG: Any = numba.core.config
 
 # Sums may be reordered for vector units, but NaN and infinity keep their meaning: losses are checked for them.
 _FASTMATH = {"reassoc", "contract", "arcp", "nsz"}
@@ -32,29 +25,6 @@ _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
 PART_OPTIONS: dict[str, Any] = {"forceinline": True, "_nrt": False}
 """What makes a function a part, for numba's decorators."""
-
-
-@cache
-def cache_folder() -> Path:
-    """Where compiled kernels are kept: a folder named by the digest of all the source that kernels are made of.
-
-    numba itself only looks at the file a kernel stands in, and would run a kernel with an old version of another
-    file's kernels inlined.
-    """
-    package = Path(__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(
-        [Path(__file__), *(file for part in _PARTS for file in (package / part).rglob("*.py"))]
-    ):
-        digest.update(str(path.relative_to(package)).encode())
-        digest.update(path.read_bytes())
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(root) / "qfleet" / "kernels" / digest.hexdigest()[:16]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        folder = Path(tempfile.mkdtemp(prefix="qfleet-kernels-"))
-    return folder
 
 
 def kernel(function: Function) -> Function:
@@ -78,13 +48,7 @@ def part(function: Function) -> Function:
 
 
 def _cached(function: Function, options: dict[str, Any]) -> Function:
-    before = _CONFIG.CACHE_DIR
-    _CONFIG.CACHE_DIR = str(cache_folder())
-    try:
-        compiled: Any = numba.njit(cache=True, **_OPTIONS, **options)(function)
-    finally:
-        _CONFIG.CACHE_DIR = before
-    return compiled
+    return cached(numba.njit(**_OPTIONS, **options)(function), function)
 
 
 @kernel

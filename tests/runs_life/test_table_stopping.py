@@ -77,6 +77,7 @@ def test_until_return(where: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_until_error_without_an_exact_solution_is_refused(tmp_path: Path) -> None:
+    settings: dict[str, Any]
     for settings in ({}, {"exact": "no"}):
         with pytest.raises(QfleetError, match="--until-error needs the exact solution") as raised:
             qfleet.train(endless(), out=tmp_path / "run", until_error=0.1, algorithm="q-learning", **settings)

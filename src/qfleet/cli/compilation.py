@@ -2,7 +2,7 @@
 
 import sys
 
-from qfleet.kernels import cache_folder
+from qfleet.kernel_cache import cache_folder
 
 
 def announce_compilation(quiet: bool) -> None:
