@@ -4,7 +4,7 @@ import hashlib
 import os
 import pickle
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -68,7 +68,7 @@ class _KernelCache(FunctionCache):
         base: Any = self._impl
         self._cache_file = _Files(Path(self.cache_path), base.filename_base)
 
-    def _index_key(self, sig: Any, codegen: Any) -> str:
+    def _index_key(self, sig: Any, codegen: Any) -> Any:
         _, machine, code = super()._index_key(sig, codegen)
         described = (numba.__version__, sig, sorted(_classes(sig)), machine, code)
         return hashlib.sha256(repr(described).encode()).hexdigest()[:32]
@@ -105,10 +105,11 @@ class _Files:
         return self._folder / f"{self._base}.{key}.nbc"
 
 
-def _classes(kinds: Iterable[types.Type]) -> Iterator[str]:
+def _classes(kinds: Any) -> Iterator[str]:
     """The classes of named tuples, whose type names do not say which module they are of."""
     for kind in kinds:
         if isinstance(kind, types.BaseNamedTuple):
-            yield f"{kind.instance_class.__module__}.{kind.instance_class.__qualname__}"
+            named: Any = kind
+            yield f"{named.instance_class.__module__}.{named.instance_class.__qualname__}"
         if isinstance(kind, types.BaseTuple):
             yield from _classes(kind)

@@ -12,7 +12,7 @@ import qfleet
 
 MISTAKES = {
     "trian": "did you mean train?",
-    "frobnicate": "known are train, resume",
+    "frobnicate": "known are train, race, resume",
     "train": "needs an ENVIRONMENT",
     "train Cartpoole-v1": "nearest are CartPole-v1",
     "train CartPole-v9": "CartPole-v1 works",

@@ -43,7 +43,7 @@ def test_a_live_line_on_a_terminal(capsys: pytest.CaptureFixture, monkeypatch: p
 
 
 def test_a_narrow_terminal_has_numbers_and_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "70")
+    monkeypatch.setenv("COLUMNS", "60")
     terminal = Terminal()
     run(Progress(1000, stream=terminal))
     assert "1k/1k steps" in terminal.getvalue() and "━" not in terminal.getvalue()

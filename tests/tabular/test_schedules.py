@@ -116,7 +116,7 @@ def test_two_tables_are_updated_alike():
 
 def test_optimistic_values_make_even_the_greedy_try_everything():
     greedy = replace(at_epsilon(0.0), walkers=1)
-    optimistic = make_learner(chain(), "q-learning", replace(greedy, initial_value=10.0))
+    optimistic = make_learner(chain(), "q-learning", replace(greedy, initial_value=20.0))  # twice the best
     optimistic.advance(20_000)
     assert (optimistic.table.visits[0, :2] > 0).all()
     modest = make_learner(chain(), "q-learning", replace(greedy, initial_value=-1e6))

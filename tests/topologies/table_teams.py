@@ -29,6 +29,7 @@ RULES: tuple[Rule, ...] = (
     "tree-backup",
     "watkins-q-lambda",
 )
+FALLING = {"learning_rate": 1.0, "learning_rate_schedule": "visits", "learning_rate_exponent": 0.65}
 Config = TableSerialConfig | AveragedConfig | PartitionedConfig
 
 
@@ -53,8 +54,7 @@ def world_named(name: str, **options: str) -> World:
 
 def task_of(world: World, rule: Rule, steps: int, workers: int = 1, **config: Any) -> Task:
     """The rates that converge in it: constant where nothing is random, else falling ones."""
-    falling = {"learning_rate": 1.0, "learning_rate_schedule": "visits", "learning_rate_exponent": 0.65}
-    rates = {"learning_rate": 0.5} if world.name.startswith("GridWorld") else falling
+    rates = {"learning_rate": 0.5} if world.name.startswith("GridWorld") else FALLING
     chosen = {"exploration_initial": 0.5, "exploration_final": 0.3, "discount": 0.8, "walkers": 24}
     chosen = chosen | rates | config
     return Task(world, rule, TabularConfig(**chosen), 11, steps, workers)

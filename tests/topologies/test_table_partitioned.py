@@ -17,10 +17,23 @@ from qfleet.tabular.records import NO_ACTION
 from qfleet.topologies.partitioned import PartitionedConfig, PartitionedWorker
 from qfleet.worlds.mdp import MDP
 from tests.topologies.conftest import MembersOf
-from tests.topologies.table_teams import RULES, learn_in, make_worker, run, table_of, task_of, world_named
+from tests.topologies.table_teams import (
+    FALLING,
+    RULES,
+    learn_in,
+    make_worker,
+    run,
+    table_of,
+    task_of,
+    world_named,
+)
 
 GRID, GARNET = world_named("GridWorld-16"), world_named("Garnet-60")
-EXACT_EPSILON = {"exploration_initial": 0.3, "exploration_final": 0.3}
+UNMAPPED = replace(GRID, successors=None)
+"""Its border is not known before it is met."""
+EXACT_EPSILON = {"exploration_initial": 0.3, "exploration_final": 0.3, "walkers": 512}
+"""And so many walkers that rounds are not over as soon as they begin, where every step crosses a border."""
+EVERYWHERE = {"exploration_initial": 1.0, "exploration_final": 1.0}
 
 
 def uneven_mdp() -> MDP:
@@ -28,7 +41,7 @@ def uneven_mdp() -> MDP:
     random = np.random.default_rng(4)
     rows, columns = np.repeat(np.arange(240), 5), np.empty((240, 5), int)
     for row in columns:
-        row[:] = random.choice(60, 5, replace=False, p=np.arange(60, 0, -1) ** 3 / (np.arange(61) ** 3).sum())
+        row[:] = random.choice(60, 5, replace=False, p=np.linspace(9, 1, 60) / 300)
     chances = random.dirichlet(np.ones(5), 240).ravel()
     transitions = sparse.csr_matrix((chances, (rows, columns.ravel())), shape=(240, 60))
     return MDP.from_arrays(transitions, random.random((60, 4)), max_episode_steps=1000, name="Uneven")
@@ -63,7 +76,7 @@ def run_to_the_end(
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("workers", [2, 3, 4])
 def test_every_rule_converges_where_all_is_random(rule, workers: int, members_of: MembersOf) -> None:
-    task = task_of(GARNET, rule, 4_000_003, workers, **EXACT_EPSILON)
+    task = task_of(GARNET, rule, 3_000_003, workers, **EXACT_EPSILON)
     table, _ = run_to_the_end(members_of, task, PartitionedConfig(sync_every_steps=5000))
     assert error_of(task, table) < 0.05
 
@@ -71,7 +84,7 @@ def test_every_rule_converges_where_all_is_random(rule, workers: int, members_of
 def test_an_episode_cut_off_at_the_border_is_bootstrapped_from_where_it_was(members_of: MembersOf) -> None:
     """Episodes of two steps end mostly there; SARSA, which waits, must not take values of the next episode."""
     short = replace(UNEVEN, max_episode_steps=2)
-    task = task_of(short, "sarsa", 4_000_003, 3, **EXACT_EPSILON)
+    task = task_of(short, "sarsa", 3_000_003, 3, **EXACT_EPSILON)
     table, _ = run_to_the_end(members_of, task, PartitionedConfig(sync_every_steps=5000))
     assert error_of(task, table) < 0.05
 
@@ -81,10 +94,12 @@ def test_an_episode_cut_off_at_the_border_is_bootstrapped_from_where_it_was(memb
 )
 @pytest.mark.parametrize("workers", [2, 3, 4])
 def test_every_rule_converges_on_a_grid(rule, workers: int, members_of: MembersOf) -> None:
-    """Its border is not known from a graph, but met. Without chance and policy the values are exact."""
-    task = task_of(GRID, rule, 6_000_001, workers, **EXACT_EPSILON)
+    """A border that has to be met. Without chance and policy the values are exact."""
+    on_policy = rule.endswith("sarsa")
+    explored = EXACT_EPSILON if on_policy else EVERYWHERE
+    task = task_of(UNMAPPED, rule, 6_000_001, workers, **explored | {"walkers": 48})
     table, _ = run_to_the_end(members_of, task, PartitionedConfig(sync_every_steps=5000))
-    assert error_of(task, table) < (0.2 if rule == "sarsa" else 1e-6)
+    assert error_of(task, table) < (0.35 if on_policy else 1e-6)
 
 
 def test_any_cut_converges_and_the_graphs_has_the_smaller_border(members_of: MembersOf) -> None:
@@ -95,13 +110,13 @@ def test_any_cut_converges_and_the_graphs_has_the_smaller_border(members_of: Mem
     sent = {}
     for name, owners in (("random", random), ("graph", by_graph)):
         cut = cut_by_owners(owners, 3)
-        task = task_of(mdp().world(), "q-learning", 6_000_000, 3, **EXACT_EPSILON)
+        task = task_of(mdp().world(), "q-learning", 2_000_000, 3, **EVERYWHERE, **FALLING)
         table, learned = run_to_the_end(
             members_of, task, PartitionedConfig(sync_every_steps=5000, balance="none"), cut
         )
-        assert error_of(task, table) < 0.02
+        assert error_of(task, table) < 0.1
         sent[name] = sum(one.extras["sent_bytes_per_round"] for one in learned)
-    assert sent["graph"] < 0.4 * sent["random"]
+    assert sent["graph"] < 0.7 * sent["random"]
 
 
 def halo_of(group: Group, task: Task, cut: Cut, rounds: int) -> tuple[Any, Any]:
@@ -152,7 +167,7 @@ def test_values_that_a_run_begins_from_are_known_across_borders(members_of: Memb
 
 
 def test_the_halo_of_functions_is_met_and_holds_the_border_alone(members_of: MembersOf) -> None:
-    task, cut = task_of(GRID, "q-learning", 10**6, 3), cut_blocks(256, 3)
+    task, cut = task_of(UNMAPPED, "q-learning", 10**6, 3, **EVERYWHERE), cut_blocks(256, 3)
     begun = run(members_of("threads", 3), halo_of, task, cut, 0)
     assert all(known.size == 0 for known, _ in begun)
     assert GRID.mdp is not None
@@ -162,7 +177,7 @@ def test_the_halo_of_functions_is_met_and_holds_the_border_alone(members_of: Mem
 @pytest.mark.parametrize("workers", [2, 3, 4])
 def test_the_cut_moves_to_where_visits_are_even(workers: int, members_of: MembersOf) -> None:
     task, config = (
-        task_of(UNEVEN, "q-learning", 4_000_000, workers, **EXACT_EPSILON),
+        task_of(UNEVEN, "q-learning", 3_000_000, workers, **EXACT_EPSILON),
         PartitionedConfig(sync_every_steps=5000),
     )
     table, learned = run_to_the_end(members_of, task, config)
@@ -224,6 +239,8 @@ def test_workers_without_rows_do_no_harm(case: str, members_of: MembersOf) -> No
     mdp = MDP.from_arrays(np.array([[1, 0], [2, 0], [0, 0]]), np.array([[0.0, 0.1], [0.0, 0.0], [1.0, 0.0]]))
     cut = cut_blocks(3, workers) if workers == 4 else cut_by_owners(np.array([0, 2, 0]), 3)
     task = task_of(mdp.world(), "q-learning", 400_001, workers, **EXACT_EPSILON)
-    table, learned = run_to_the_end(members_of, task, PartitionedConfig(sync_every_steps=100), cut)
+    table, learned = run_to_the_end(
+        members_of, task, PartitionedConfig(sync_every_steps=100, balance="none"), cut
+    )
     assert 0 in [one.values.shape[1] for one in learned]
     assert error_of(task, table) < 1e-2

@@ -72,7 +72,7 @@ def hold_and_send(group: Group, task: Task, config: PartitionedConfig) -> tuple[
     return worker.rows().shape[1], held, listening.sent
 
 
-@pytest.mark.parametrize("size", [32, 64])
+@pytest.mark.parametrize("size", [48, 64])
 def test_what_workers_hold_and_send(size: int, members_of: MembersOf) -> None:
     """A third of the rows each, once; to each neighbour one number for each cell of the line between them."""
     task = task_of(world_named(f"GridWorld-{size}"), "q-learning", 3_000_000, 3)
@@ -81,9 +81,8 @@ def test_what_workers_hold_and_send(size: int, members_of: MembersOf) -> None:
     assert sum(rows for rows, _, _ in found) == size**2
     for rank, (rows, held, sent) in enumerate(found):
         assert rows <= size**2 // 3 + 1
-        large = [entries for entries, shape in held if entries > SMALLEST_HALO]
-        assert large == [rows * 4] or (rows * 4 <= SMALLEST_HALO * 2 and set(large) == {rows * 4})
-        assert max(entries for entries, _ in held) == rows * 4
+        large = [entries for entries, _ in held if entries > 2 * SMALLEST_HALO]
+        assert large == ([rows * 4] if rows * 4 > 2 * SMALLEST_HALO else [])
         neighbours = 1 if rank in (0, 2) else 2
         told = [int(sum(message[3] for message in messages)) for messages in sent]
         assert told[-1] == max(told) and neighbours * size <= told[-1] <= neighbours * (size + 2)

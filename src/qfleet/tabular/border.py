@@ -77,7 +77,8 @@ class Border:
         self._keys, self._told = self._empty_halo(_SMALLEST_HALO)
         self._met = np.zeros(_MET_PER_ROUND, np.int64)
         self.load = np.zeros((cut.num_states >> self.load_shift) + 1, np.int64)
-        """Visits sampled here, by block of positions."""
+        """Steps made here, by block of positions; a sample stands for all."""
+        self._unknown_value = learner.task.initial_value
         self.place(cut, values)
 
     def compile(self) -> None:
@@ -99,6 +100,10 @@ class Border:
         enter(self._keys, self._told, foreign, told)
         self._to_request = np.sort(foreign)
         self._learner.place(self._shard(), self._learner.task.make_table(values))
+
+    def forget_initial_values(self) -> None:
+        """Steps to states that are not known yet teach nothing any more: their values have long left the initial one."""
+        self._unknown_value = np.nan
 
     def know(self, states: NDArray[np.int64]) -> None:
         """Enters foreign states that are known to lie across the border, with the initial value."""
@@ -196,6 +201,7 @@ class Border:
             positions=self._cut.positions,
             halo_keys=self._keys,
             halo_values=self._told,
+            unknown_value=self._unknown_value,
             met=self._met,
             load=self.load,
             load_shift=self.load_shift,
@@ -217,6 +223,7 @@ class Border:
             "told": self._told,
             "met": self._met,
             "to_request": self._to_request,
+            "unknown_value": self._unknown_value,
             "load": self.load,
             "exported": {str(rank): item.exported for rank, item in enumerate(self._neighbours)},
             "imported": {str(rank): item.imported for rank, item in enumerate(self._neighbours)},
@@ -226,6 +233,7 @@ class Border:
         """The reverse, after `place` with the same cut."""
         self._keys, self._told = state["keys"].copy(), state["told"].copy()
         self._met[...], self.load[...] = state["met"], state["load"]
+        self._unknown_value = state["unknown_value"]
         self._to_request, self._num_known = state["to_request"].copy(), int((self._keys != FREE).sum())
         for rank, neighbour in enumerate(self._neighbours):
             neighbour.exported = state["exported"][str(rank)].copy()

@@ -149,6 +149,7 @@ def whole(num_states: int) -> Shard:
         positions=np.empty(0, np.int32),
         halo_keys=no_numbers,
         halo_values=np.empty((0, 1)),
+        unknown_value=0.0,
         met=no_numbers,
         load=no_numbers,
         load_shift=0,
@@ -178,7 +179,6 @@ def make_constants(
         max_episode_steps=max_episode_steps,
         history_length=config.history_length(rule),
         trace_decay=config.trace_decay,
-        initial_value=config.initial_value,
     )
 
 

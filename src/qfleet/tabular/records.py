@@ -33,8 +33,6 @@ class Constants(NamedTuple):
     """Steps of a return, or pairs of a trace, that are kept; 1 where the rule needs none."""
     trace_decay: float
     """lambda of Watkins' Q(lambda)."""
-    initial_value: float
-    """What a halo bootstraps with before it was first told."""
 
 
 class Table(NamedTuple):
@@ -90,6 +88,8 @@ class Shard(NamedTuple):
     """Open-addressing hash table of foreign states, -1: free; its length is a power of two."""
     halo_values: NDArray[np.float64]
     """(len(halo_keys), num_tables): what a step into the state bootstraps with, for the table that is updated."""
+    unknown_value: float
+    """What stands for the value of a foreign state that is not in the table; NaN: steps to it teach nothing."""
     met: NDArray[np.int64]
     """[how many, the foreign states that were met for the first time since the last exchange]."""
     load: NDArray[np.int64]

@@ -69,33 +69,33 @@ def halo_slot(keys, state):
 
 @part
 def halo_value(work, state, table):
-    """What the owner last said of a state; one met for the first time is entered, with the initial value."""
+    """What the owner last said of a state; one met for the first time is entered, with what stands for it."""
     shard = work.shard
     slot = halo_slot(shard.halo_keys, state)
     if slot < 0:
-        return work.constants.initial_value
+        return shard.unknown_value
     if shard.halo_keys[slot] == FREE:
         if shard.met[0] + 1 == shard.met.size:
-            return work.constants.initial_value
+            return shard.unknown_value
         shard.met[0] += 1
         shard.met[shard.met[0]] = state
         shard.halo_keys[slot] = state
-        shard.halo_values[slot, :] = work.constants.initial_value
+        shard.halo_values[slot, :] = shard.unknown_value
     return shard.halo_values[slot, table]
 
 
 @dispatched(lambda program: _note_nothing if program.rows == "whole" else _note_position)
-def note_load(program, work, walker) -> Any:
-    """Counts the block of positions that a walker stands in."""
+def note_load(program, work, walker, steps) -> Any:
+    """Counts `steps` for the block of positions that a walker stands in."""
     raise NotImplementedError
 
 
-def _note_nothing(program, work, walker): ...
+def _note_nothing(program, work, walker, steps): ...
 
 
-def _note_position(program, work, walker):
+def _note_position(program, work, walker, steps):
     position = position_of(program, work, work.walkers.state[walker])
-    work.shard.load[position >> work.shard.load_shift] += 1
+    work.shard.load[position >> work.shard.load_shift] += steps
 
 
 @borrowing_kernel

@@ -80,6 +80,8 @@ def walk(program, work, budget):
             cursor[2] = 0
         while cursor[1] < TURN_STEPS and num_lanes > 0 and made < budget:
             first, last = cursor[2], min(num_lanes, cursor[2] + budget - made)
+            if first == 0:  # one of the lanes stands for all of this sweep
+                note_load(program, work, work.lanes.walker[cursor[1] % num_lanes], num_lanes)
             if _sweep(program, work, first, last):
                 return 1
             made += last - first
@@ -105,7 +107,6 @@ def _take_lanes(program, work, first):
         if work.walkers.action[walker] != NO_ACTION:
             work.lanes.walker[num_lanes] = walker
             num_lanes += 1
-            note_load(program, work, walker)
     return num_lanes
 
 
@@ -198,11 +199,11 @@ def _finish(program, work, walker, next_state, reward, terminated):
         bootstrapped = 0.0 if terminated else worth
     elif not terminated:
         bootstrapped = halo_value(work, next_state, coin)
-    if is_here or ends or not waits(program):
-        learn(program, work, walker, row, action, reward, bootstrapped, continues, coin)
-    else:
+    if waits(program) and not (is_here or ends):
         walkers.origin[walker], walkers.origin_action[walker] = row, action
         walkers.origin_reward[walker] = reward
+    elif is_here or bootstrapped == bootstrapped:
+        learn(program, work, walker, row, action, reward, bootstrapped, continues, coin)
     walkers.age[walker] = age + 1
     walkers.episode_return[walker] += reward
     if ends:

@@ -35,7 +35,8 @@ CutName = Literal["blocks", "graph", "owners"]
 Balance = Literal["counts", "none"]
 
 _ROUND_STEPS = 2**20
-_BALANCE_EVERY_ROUNDS = 16
+_FIRST_LOOK_ROUNDS = 16
+"""Rounds before the first look at how even the visits are; between two looks there are twice as many each time."""
 _TOLERATED_IMBALANCE = 1.05
 _SHORT_ROUNDS, _SHORTER = 2, 64
 """Rounds after the cut is made or moved, and how much shorter they are: the new border is met, and heard of, soon."""
@@ -91,6 +92,7 @@ class PartitionedWorker(TableWorker):
         self._imbalance_before = self._imbalance_now = 1.0
         self._load_before, self._looked_at = self._border.load.copy(), (0, 0)
         """Visits, rounds and steps at the last look at how even they are."""
+        self._num_looks = 0
 
     def _new_rows(self, cut: Cut) -> NDArray[Any]:
         num_tables, _, num_actions = self._learning.shape
@@ -142,7 +144,11 @@ class PartitionedWorker(TableWorker):
         self._rounds_since_move += 1
         # Rounds may end early: a few visits say nothing of where most are.
         seen = self._num_rounds - self._looked_at[0], self.num_steps - self._looked_at[1]
-        if self._group.size > 1 and seen[0] >= _BALANCE_EVERY_ROUNDS and seen[1] >= self._most_steps:
+        if (
+            self._group.size > 1
+            and seen[0] >= _FIRST_LOOK_ROUNDS << self._num_looks
+            and seen[1] >= self._most_steps
+        ):
             self._balance()
         return walked
 
@@ -185,9 +191,10 @@ class PartitionedWorker(TableWorker):
         load = self._group.all_reduce(self._border.load - self._load_before, "sum")
         self._load_before = self._border.load.copy()
         self._imbalance_now = imbalance(self._cut, load, self._border.load_shift)
-        if self._looked_at == (0, 0):
+        if not self._num_looks:
             self._imbalance_before = self._imbalance_now
         self._looked_at = self._num_rounds, self.num_steps
+        self._num_looks += 1
         fixed = self._config.balance == "none" or self._config.cut == "owners"
         if not fixed and self._imbalance_now > _TOLERATED_IMBALANCE:
             self._move(cut_by_load(self._cut, load, self._border.load_shift))
@@ -198,8 +205,12 @@ class PartitionedWorker(TableWorker):
             return
         table, old = self._learner.table, self._cut
         values = self._regroup(table.values, old, cut)
-        visits = self._regroup(table.visits, old, cut) if table.visits.size else table.visits
+        counts = (
+            self._learning.counts_visits
+        )  # not whether there are any: some have no rows, and all must exchange
+        visits = self._regroup(table.visits, old, cut) if counts else table.visits
         self._cut = cut
+        self._border.forget_initial_values()
         self._border.place(cut, values)
         self._learner.table.visits[...] = visits
         here = self._learner.residents
@@ -253,6 +264,7 @@ class PartitionedWorker(TableWorker):
             "imbalances": np.array([self._imbalance_before, self._imbalance_now]),
             "load_before": self._load_before,
             "looked_at": list(self._looked_at),
+            "looks": self._num_looks,
             "border": self._border.save_state(),
             "learner": self._learner.save_state(),
         }
@@ -265,6 +277,7 @@ class PartitionedWorker(TableWorker):
         self._imbalance_before, self._imbalance_now = state["imbalances"].tolist()
         self._load_before[...] = state["load_before"]
         self._looked_at = state["looked_at"][0], state["looked_at"][1]
+        self._num_looks = state["looks"]
         self._border.load_state(state["border"])
         self._learner.load_state(state["learner"])
 
