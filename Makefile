@@ -31,7 +31,7 @@ check: test-install  ## Static checks.
 	$(BIN)/lint-imports
 
 test: check  ## Everything that must hold, in at most twelve minutes on two cores.
-	$(PYTEST) -m "not soak"
+	$(PYTEST) -m "not soak" --numprocesses 2
 
 soak: test-install  ## The slow proofs, in full.
 	$(PYTEST) -m soak --timeout=3600

@@ -102,7 +102,7 @@ class Border:
         self._learner.place(self._shard(), self._learner.task.make_table(values))
 
     def forget_initial_values(self) -> None:
-        """Steps to states that are not known yet teach nothing any more: their values have long left the initial one."""
+        """Steps to states that are not known yet teach nothing: by now their values have left the initial one."""
         self._unknown_value = np.nan
 
     def know(self, states: NDArray[np.int64]) -> None:
