@@ -45,6 +45,7 @@ bench: test-install .venv-bench/installed  ## Every figure of docs/benchmarks.md
 bench-tables: test-install  ## The figures of tables in docs/benchmarks.md; needs gcc.
 	-$(BIN)/python benchmarks/tables_speed.py
 	-$(BIN)/python benchmarks/tables_parallel.py
+	-$(BIN)/python benchmarks/tables_error.py
 	-$(BIN)/python benchmarks/tables_python.py
 	-$(BIN)/python benchmarks/tables_memory.py
 	-$(BIN)/python benchmarks/tables_start.py

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from timing import verdict
 
-SIDE = 2500
+SIDE = 5000
 NUM_STATES = SIDE * SIDE
 TABLE_BYTES = NUM_STATES * 4 * 8
 CASES = {"serial": 1, "shared": 1, "partitioned": 1, "averaged": 2, "averaged visits": 4}
@@ -34,7 +34,7 @@ def run_case(case: str) -> None:
     workers = 1 if topology == "serial" else 2
     with tempfile.TemporaryDirectory() as folder:
         # The same kernels on a small world: compiled code is not counted.
-        for name, world, steps in (("small", small, 100_000), ("large", f"GridWorld-{SIDE}", 100_000_000)):
+        for name, world, steps in (("small", small, 100_000), ("large", f"GridWorld-{SIDE}", 200_000_000)):
             before = status_bytes("VmRSS")
             assert world is not None
             qfleet.train(
@@ -49,6 +49,7 @@ def run_case(case: str) -> None:
                 evaluate_every_steps=steps,
                 checkpoint_every_steps=2 * steps,
                 table_type="float64",
+                initial_value=1.0,  # so that all of the table is there from the start
                 out=f"{folder}/{name}",
                 **options,
             )

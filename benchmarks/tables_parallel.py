@@ -20,7 +20,7 @@ from qfleet.worlds.catalogue import make_world
 from qfleet.worlds.world import World
 
 NUM_WORKERS = 2
-NUM_ROUNDS = 3
+NUM_ROUNDS = 6
 STEPS = {64: 200_000_000, 1024: 1_500_000_000}
 """Of a whole run, which the lengths of default rounds follow from."""
 MEASURED_STEPS = {64: 100_000_000, 1024: 200_000_000}

@@ -173,7 +173,8 @@ def _finish(training: Training, values: dict[str, Any], interruption: Interrupti
     evaluation = None
     if not interruption:
         run = training.problem.settings.run
-        training.trainee.load_values(values)
+        if training.trainee.keeps_best:  # else they are what it has
+            training.trainee.load_values(values)
         evaluation = training.play(run.final_episodes, evaluation_seed(run.seed, FINAL, 0))
     summary = training.summary(evaluation)
     training.folder.write_summary(summary)

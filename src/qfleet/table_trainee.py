@@ -22,6 +22,7 @@ from qfleet.trainee import Progressed, Trainee
 _TURNS = 200
 _LONGEST_TURN_STEPS = 2**25
 _FIRST_STEPS = 2**12
+_SMALL_TABLE_BYTES = 2**26
 _LONGEST_TURN_SECONDS = 1.0
 """Signals are heard, and workers that hang are told from slow ones, between two calls of theirs."""
 
@@ -141,8 +142,9 @@ class TableTrainee(Trainee):
         if exact is None:
             return None
         topology = self._started()
-        if not (self._keeps_shards and isinstance(topology, Partitioned)):
+        if not self._is_looked_up:
             return exact.error(self.values())
+        assert isinstance(topology, Partitioned)
         cut = topology.cut()
         shards = [cut.states(rank) for rank in range(cut.num_workers)]
         return max(exact.error(self._rows_of(states), states) for states in shards if states.size)
@@ -165,6 +167,13 @@ class TableTrainee(Trainee):
     def _keeps_shards(self) -> bool:
         return getattr(self._problem.settings.topology, "keep_shards", False)
 
+    @property
+    def _is_looked_up(self) -> bool:
+        """Whether rows are looked up in the shards where they lie: there is no room for a second, whole table."""
+        task = self._subject.task
+        is_small = np.prod(task.shape) * task.dtype.itemsize <= _SMALL_TABLE_BYTES
+        return isinstance(self._topology, Partitioned) and (self._keeps_shards or not is_small)
+
     def exploration_rate(self) -> float:
         """Epsilon now."""
         return self._problem.settings.tabular.exploration_rate(self.num_steps, self._run.steps)
@@ -173,9 +182,9 @@ class TableTrainee(Trainee):
         """Plays greedy episodes with the values as they are now."""
         if self._topology is None and self._given is not None:
             given = TableValues.from_state(self._given)
-            values = given.rows if given.shards else given.merged()
+            values = given.merged() if given.is_whole else given.rows
         else:
-            values = self._rows_of if self._keeps_shards else self.values()
+            values = self._rows_of if self._is_looked_up else self.values()
         return self._subject.play(values, num_episodes, seed, interrupted)
 
     def metrics(self, progressed: Progressed) -> dict[str, float]:
@@ -229,11 +238,8 @@ class TableTrainee(Trainee):
         tables, encoder = state["tables"], {"encoder": state["encoder"]} if state["encoder"] else {}
         if "shards" not in tables:
             return {"values": TableTrainee._mean(tables["values"]), **encoder}
-        shards = {
-            name: {"states": shard["states"], "values": TableTrainee._mean(shard["values"])}
-            for name, shard in tables["shards"].items()
-        }
-        return {"shards": shards, **encoder}
+        shards = {name: TableTrainee._mean(shard) for name, shard in tables["shards"].items()}
+        return {**tables, "shards": shards, **encoder}
 
     def load_values(self, state: dict[str, Any]) -> None:
         """Takes a table's values; raises QfleetError if they are of another shape."""
@@ -259,10 +265,10 @@ class TableTrainee(Trainee):
 
         if isinstance(topology, Partitioned):
             topology.set_rows(rows_of)
-        elif values.shards:
-            topology.set_values(rows_of(np.arange(task.shape[1])))
-        else:
+        elif values.is_whole:
             topology.set_values(np.broadcast_to(values.merged(), task.shape))
+        else:
+            topology.set_values(rows_of(np.arange(task.shape[1])))
 
     def summary(self) -> dict[str, Any]:
         """The error, the best return there is, and what the topology measured."""

@@ -17,9 +17,11 @@ from qfleet.states.config import StatesConfig
 from qfleet.table_values import TableValues, greedy_actions
 
 VALUES = np.random.default_rng(3).normal(size=(16, 4))
-SHARDS = {
-    "0": {"states": np.arange(0, 16, 2), "values": VALUES[::2]},
-    "1": {"states": np.arange(1, 16, 2), "values": VALUES[1::2]},
+ODD_STATES_APART = {
+    "shards": {"0": VALUES[::2], "1": VALUES[1::2]},
+    "bounds": [0, 8, 16],
+    "positions": np.arange(16, dtype=np.int32) // 2 + np.arange(16, dtype=np.int32) % 2 * 8,
+    "kept_apart": True,
 }
 
 
@@ -30,13 +32,15 @@ def run_of(name: str, state: dict[str, Any], folder: Path) -> Run:
 
 
 def test_rows_are_the_same_wherever_they_lie() -> None:
-    whole, shards = TableValues.from_state({"values": VALUES}), TableValues.from_state({"shards": SHARDS})
+    whole, shards = TableValues.from_state({"values": VALUES}), TableValues.from_state(ODD_STATES_APART)
     assert whole.num_states == shards.num_states == 16 and whole.num_actions == shards.num_actions == 4
     for state in range(16):
         np.testing.assert_array_equal(whole.row(state), shards.row(state))
     assert whole.merged() is VALUES
     with pytest.raises(QfleetError, match="2 shards"):
         shards.merged()
+    apart = TableValues.from_state({**ODD_STATES_APART, "kept_apart": False})
+    np.testing.assert_array_equal(apart.merged(), VALUES)
     for table in (whole, shards):
         for state in (-1, 16):
             with pytest.raises(QfleetError, match=f"state {state} is none of the table's 16"):
@@ -50,7 +54,7 @@ def test_the_first_of_equals_is_greedy_and_never_one_that_is_not_allowed() -> No
     assert greedy_actions(values, allowed).tolist() == [1, 2]
 
 
-@pytest.mark.parametrize("state", [{"values": VALUES}, {"shards": SHARDS}])
+@pytest.mark.parametrize("state", [{"values": VALUES}, ODD_STATES_APART])
 def test_an_agent_looks_its_state_up(state: dict[str, Any]) -> None:
     agent = make_table_agent("FrozenLake-v1", StatesConfig(), state)
     for number in range(16):
@@ -77,7 +81,7 @@ def test_an_agent_takes_no_action_that_its_world_forbids(tmp_path: Path) -> None
     assert (np.isnan(written["values"]) == (np.add.outer(np.arange(6), np.arange(6)) > 5)).all()
 
 
-@pytest.mark.parametrize("state", [{"values": VALUES}, {"shards": SHARDS}])
+@pytest.mark.parametrize("state", [{"values": VALUES}, ODD_STATES_APART])
 def test_a_csv_has_every_digit(state: dict[str, Any], tmp_path: Path) -> None:
     run_of("FrozenLake-v1", state, tmp_path).export(tmp_path / "out.csv")
     with (tmp_path / "out.csv").open() as file:
@@ -97,7 +101,7 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:
     with pytest.raises(QfleetError, match="there is no folder"):
         run.export(tmp_path / "nowhere" / "out.csv")
     with pytest.raises(QfleetError, match="left in its 2 shards"):
-        run_of("FrozenLake-v1", {"shards": SHARDS}, tmp_path).export(tmp_path / "out.npz")
+        run_of("FrozenLake-v1", ODD_STATES_APART, tmp_path).export(tmp_path / "out.npz")
     with pytest.raises(QfleetError, match="learned a network"):
         run_of("CartPole-v1", {}, tmp_path).export(tmp_path / "out.csv")
     (tmp_path / "taken.csv").mkdir()

@@ -1,5 +1,6 @@
 """Which worker owns which state: contiguous blocks of an order of the states."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -8,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qfleet.errors import QfleetError
+
+_PIECE_STATES = 2**16
 
 
 @final
@@ -49,6 +52,14 @@ class Cut:
             return np.arange(first, last)
         own = np.flatnonzero((self.positions >= first) & (self.positions < last))
         return own[np.argsort(self.positions[own])]
+
+    def states_in_pieces(self, rank: int) -> Iterator[NDArray[np.int64]]:
+        """The same, some at a time, for what would need many times their memory."""
+        first, last = self.bounds[rank], self.bounds[rank + 1]
+        ordered = self.states(rank) if self.positions.size else None
+        for low in range(first, last, _PIECE_STATES):
+            high = min(last, low + _PIECE_STATES)
+            yield np.arange(low, high) if ordered is None else ordered[low - first : high - first]
 
 
 def cut_blocks(num_states: int, num_workers: int) -> Cut:

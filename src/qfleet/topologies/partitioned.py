@@ -110,14 +110,15 @@ class PartitionedWorker(TableWorker):
         """Sends walkers to where they belong, and asks for the values across the border; then hears them."""
         successors = self._learning.world.successors
         if successors is not None and self._group.size > 1:
-            near = successors(self._cut.states(self.rank))
-            self._border.know(near[self._cut.owners(near) != self.rank])
+            pieces = map(successors, self._cut.states_in_pieces(self.rank))
+            foreign = [piece[self._cut.owners(piece) != self.rank] for piece in pieces]
+            self._border.know(np.unique(np.concatenate([np.empty(0, np.int64), *foreign])))
         self._exchange(0)
         if self._group.size > 1:
             self._exchange(0)
 
     def advance(self, until_steps: int, until_change: float | None) -> RoundsReport:
-        """Rounds; the change is watched over as many steps as a round has at most, since rounds may end early."""
+        """Rounds. The change is watched over as many steps as a round has at most, since rounds may end early."""
         advance, change, first = self._learner.advance(0), None, self._num_rounds
         span = 1 if until_change is None else self._most_steps
         while self.num_steps < until_steps and (
@@ -188,16 +189,21 @@ class PartitionedWorker(TableWorker):
 
     def _balance(self) -> None:
         """Looks at the visits since the last look, and moves the borders if they are uneven."""
-        load = self._group.all_reduce(self._border.load - self._load_before, "sum")
+        load = self._look()
         self._load_before = self._border.load.copy()
-        self._imbalance_now = imbalance(self._cut, load, self._border.load_shift)
-        if not self._num_looks:
-            self._imbalance_before = self._imbalance_now
         self._looked_at = self._num_rounds, self.num_steps
         self._num_looks += 1
         fixed = self._config.balance == "none" or self._config.cut == "owners"
         if not fixed and self._imbalance_now > _TOLERATED_IMBALANCE:
             self._move(cut_by_load(self._cut, load, self._border.load_shift))
+
+    def _look(self) -> NDArray[np.int64]:
+        """All workers' visits since the last look that borders could move after, by block of positions."""
+        load = self._group.all_reduce(self._border.load - self._load_before, "sum")
+        self._imbalance_now = imbalance(self._cut, load, self._border.load_shift)
+        if not self._num_looks:
+            self._imbalance_before = self._imbalance_now
+        return load
 
     def _move(self, cut: Cut) -> None:
         """Hands rows, their visits, and the walkers on them to their new owners."""
@@ -228,6 +234,8 @@ class PartitionedWorker(TableWorker):
         return np.concatenate(self._group.exchange(parts), axis=1)
 
     def _measured(self) -> dict[str, float]:
+        if self._group.size > 1 and self.num_steps - self._looked_at[1] >= self._most_steps:
+            self._look()
         rounds = max(1, self._num_rounds)
         return {
             "imbalance_before": self._imbalance_before,
@@ -339,25 +347,13 @@ class Partitioned(TableTopology):
         self._one(rank, "set_rows", list(bounds), np.ascontiguousarray(rows))
 
     def save_tables(self) -> dict[str, Any]:
-        """The table and where it is cut; or its shards, each in the order of its states' numbers."""
+        """The shards, in the order of the ranks, and who owns what; on threads they are the workers' own arrays."""
         cut = self.cut()
-        bounds = {"bounds": list(cut.bounds)}
-        if not self._keeps_shards:
-            return {"values": self.values(), **bounds}
-        shards = {}
-        for rank in range(cut.num_workers):
-            states = cut.states(rank)
-            order = np.argsort(states)
-            shards[str(rank)] = {"states": states[order], "values": self._one(rank, "rows")[:, order]}
-        return {"shards": shards, **bounds}
+        shards = {str(rank): self._one(rank, "rows") for rank in range(cut.num_workers)}
+        cut_state = {"bounds": list(cut.bounds), "positions": cut.positions}
+        return {"shards": shards, "kept_apart": self._keeps_shards, **cut_state}
 
     def load_tables(self, state: dict[str, Any]) -> None:
         """Takes what `save_tables` returned."""
-        cut = Cut(tuple(state["bounds"]), self._first_cut.positions)
-        if "values" in state:
-            self._distribute(lambda states: state["values"][:, states], cut)
-            return
-        for rank in range(cut.num_workers):
-            shard, states = state["shards"][str(rank)], cut.states(rank)
-            rows = shard["values"][:, np.searchsorted(shard["states"], states)]
-            self._set_rows(rank, cut.bounds, rows)
+        for rank in range(len(state["bounds"]) - 1):
+            self._set_rows(rank, state["bounds"], state["shards"][str(rank)])
