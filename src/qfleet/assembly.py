@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import gymnasium
 
 from qfleet.backends.budget import num_cores, set_thread_budget
+from qfleet.backends.mpi_launch import checked_job
 from qfleet.deep.actor import Actor
 from qfleet.deep.compiled.learner import CompiledLearner
 from qfleet.deep.learner import Learner
@@ -76,7 +77,14 @@ def check(problem: Problem) -> None:
         )
     if world_of(problem.source, settings.states) is not None:
         refuse_unsupported(settings.rule, settings.run.topology, settings.run.backend, "compiled")
-        return
+    else:
+        _check_stepped_in_python(problem)
+    if settings.run.backend == "mpi":
+        checked_job(settings.run.workers)
+
+
+def _check_stepped_in_python(problem: Problem) -> None:
+    settings = problem.settings
     stepping = settings.states.known_stepping or "python"
     refuse_unsupported(settings.rule, settings.run.topology, settings.run.backend, stepping)
     environment = gymnasium_source(problem.source, settings.run.algorithm)

@@ -23,6 +23,7 @@ _EXTRAS = {
     "box2d": ("Box2D",),
     "minatar": ("minatar",),
     "keras": ("keras",),
+    "mpi": ("mpi4py",),
     "play": ("imageio", "imageio_ffmpeg", "pygame"),
 }
 _COMPILERS = ("cc", "gcc", "clang")

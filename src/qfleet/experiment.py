@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from qfleet.assembly import Problem, check
+from qfleet.backends.mpi_launch import num_ranks
 from qfleet.errors import QfleetError
 from qfleet.evaluation import FINAL, evaluation_seed
 from qfleet.interruption import Interruption
@@ -190,6 +191,7 @@ def make_settings(environment: Source, config: str | Path | None, values: dict[s
         settings = replace(read_settings(Path(config)), environment=name)
         settings = settings.with_algorithm(values.get("algorithm", settings.run.algorithm))
         settings = settings.with_topology(values.get("topology", settings.run.topology))
+    settings = with_ranks(settings, values.get("backend"))
     try:
         return with_values(settings, values)
     except KeyError as error:
@@ -208,6 +210,14 @@ def starting_settings(environment: Source, values: dict[str, Any]) -> Settings:
     name = environment if isinstance(environment, str) else source_name(environment)
     settings = default_settings(source_name(environment), topology, algorithm, compiled=compiled)
     return replace(settings, environment=name)
+
+
+def with_ranks(settings: Settings, backend: str | None) -> Settings:
+    """As many workers as this MPI job has ranks, if that is where it is to run: what else is given goes on top."""
+    ranks = num_ranks() if (backend or settings.run.backend) == "mpi" else None
+    if ranks is None or settings.kind == "deep" or settings.run.topology == "serial":
+        return settings
+    return replace(settings, run=replace(settings.run, backend="mpi", workers=ranks))
 
 
 def _no_setting(settings: Settings, unknown: str) -> str:

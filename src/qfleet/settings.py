@@ -22,7 +22,7 @@ Algorithm = Literal[Rule, DeepAlgorithm]
 Kind = Literal["table", "deep"]
 """What the values are: a table or a network."""
 TopologyName = Literal["serial", "shared", "averaged", "partitioned", "overlapped"]
-Backend = Literal["threads", "processes"]
+Backend = Literal["threads", "processes", "mpi"]
 Device = Literal["auto", "cpu", "cuda"]
 Exact = Literal["auto", "yes", "no"]
 DeepTopologyConfig = OverlappedConfig | SerialConfig

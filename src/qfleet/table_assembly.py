@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from qfleet.assembly import Problem
 from qfleet.backends.budget import set_thread_budget
+from qfleet.backends.mpi_launch import checked_job
 from qfleet.errors import QfleetError
 from qfleet.evaluation import Evaluation
 from qfleet.fleet import Fleet
@@ -90,6 +91,12 @@ def make_fleet(problem: Problem) -> Fleet:
         from qfleet.backends.processes import ProcessFleet
 
         return ProcessFleet()
+    if problem.settings.run.backend == "mpi":
+        # mpi4py is imported only by the runs that need it: it is an extra.
+        job = checked_job(problem.settings.run.workers)
+        from qfleet.backends.mpi import MpiFleet
+
+        return MpiFleet(job)
     from qfleet.backends.threads import ThreadFleet
 
     set_thread_budget(num_own_threads=problem.settings.run.workers)
@@ -101,7 +108,7 @@ def refuse_too_large(problem: Problem, task: LearningTask) -> None:
     settings = problem.settings
     entries, config = int(np.prod(task.shape)), settings.tabular
     each = task.dtype.itemsize + (4 if config.learning_rate_schedule != "constant" else 0)
-    copies = settings.run.workers if isinstance(settings.topology, AveragedConfig) else 1
+    copies = _num_workers_here(problem) if isinstance(settings.topology, AveragedConfig) else 1
     if isinstance(settings.topology, AveragedConfig) and settings.topology.merge == "visits":
         each += 8
     needed, available = entries * each * copies, available_memory_bytes()
@@ -113,6 +120,12 @@ def refuse_too_large(problem: Problem, task: LearningTask) -> None:
             f"{tables} of {task.shape[1]:,} states and {task.shape[2]} actions take {readable_bytes(needed)}, "
             f"and {readable_bytes(available)} are available; --table-type float32 halves it"
         )
+
+
+def _num_workers_here(problem: Problem) -> int:
+    """Workers on this machine."""
+    run = problem.settings.run
+    return checked_job(run.workers).num_local_ranks if run.backend == "mpi" else run.workers
 
 
 def make_topology(problem: Problem, task: LearningTask, fleet: Fleet) -> TableTopology:

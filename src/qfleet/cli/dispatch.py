@@ -5,9 +5,10 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 
+from qfleet.cli.job import is_of_job, run_in_job
 from qfleet.cli.overview import COMMANDS, overview
 from qfleet.errors import QfleetError
 from qfleet.interruption import Interrupted
@@ -21,8 +22,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done; 1: a bug of ours, with its traceback; 2: a mistake, in one line on standard error; 130 and 143:
     ended by SIGINT and SIGTERM.
     """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if is_of_job(given):
+        return _explained(lambda: run_in_job(lambda: _explained(lambda: _run(given))))
+    return _explained(lambda: _run(given))
+
+
+def _explained(run: Callable[[], int]) -> int:
+    """The exit code, with a word on standard error about whatever came out of it."""
     try:
-        code = _run(list(sys.argv[1:] if arguments is None else arguments))
+        code = run()
         sys.stdout.flush()
         return code
     except QfleetError as error:

@@ -11,7 +11,7 @@ from qfleet.cli.flags import Flag, GivenArguments, flags_of, take_apart
 from qfleet.cli.parsing import convert, show_help, wants_help
 from qfleet.environments.config import EnvironmentConfig
 from qfleet.errors import QfleetError
-from qfleet.experiment import read_settings, starting_settings
+from qfleet.experiment import read_settings, starting_settings, with_ranks
 from qfleet.settings import (
     ALGORITHM_CONFIGS,
     ENGINE_CONFIGS,
@@ -73,7 +73,8 @@ class TrainFlags:
 def read_train_flags(arguments: Sequence[str]) -> tuple[TrainFlags, Settings]:
     """The flags that are no settings, and the settings; SystemExit after help."""
     plain = [argument for argument in arguments if argument not in ("-h", "--help")]
-    settings = _starting_settings(take_apart("train", _all_flags(), plain))
+    first_look = take_apart("train", _all_flags(), plain)
+    settings = with_ranks(_starting_settings(first_look), " ".join(first_look.values.get("backend", [])))
     kind, run = settings.kind, settings.run
     flags_class = _flags_class(kind, run.algorithm, run.topology)
     flags = list(flags_of(flags_class))

@@ -29,6 +29,7 @@ from qfleet.environments.single import SingleEnvironment, SingleFactory
 from qfleet.environments.vector import Step, VectorEnvironment
 from qfleet.environments.worker import COMMAND, DONE_WITH_MASKS, FAILED, QUIT, WorkerSlice
 from qfleet.errors import QfleetError
+from qfleet.launcher import without_launcher
 
 _START_SECONDS = 120.0
 _CLOSE_SECONDS = 2.0
@@ -167,6 +168,7 @@ class _Worker:
                 [sys.executable, "-c", COMMAND, search_path, *map(str, descriptors)],
                 stdin=subprocess.DEVNULL,
                 pass_fds=descriptors,
+                env=without_launcher(os.environ),
             )
 
     def send(self, message: bytes) -> None:

@@ -1,0 +1,55 @@
+"""A command line that all ranks of an MPI job were started with, and that only rank 0 runs."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from qfleet.errors import QfleetError
+from qfleet.launcher import is_launched, launched_rank
+
+_FIRST_WORD_SECONDS = 2.0
+
+
+def is_of_job(arguments: Sequence[str]) -> bool:
+    """Whether a launcher started it, for a run on the backend mpi: as the flag says, else as the run's config does."""
+    if not is_launched() or arguments[:1] not in (["train"], ["resume"]):
+        return False
+    values = _values_of("backend", arguments)
+    if arguments[0] == "train":
+        return "mpi" in values or (not values and _any_on_mpi(_values_of("config", arguments)))
+    return _any_on_mpi(arguments[1:])
+
+
+def run_in_job(program: Callable[[], int]) -> int:
+    """Runs it on rank 0, for which the other ranks work; QfleetError where there is no MPI."""
+    from qfleet.backends.mpi_launch import refuse_without_mpi
+
+    try:
+        refuse_without_mpi()
+    except QfleetError:
+        if launched_rank():
+            time.sleep(_FIRST_WORD_SECONDS)  # rank 0 says the same, and the launcher ends all when it ends
+        raise
+    from qfleet.backends.mpi_job import run_job
+
+    return run_job(program)
+
+
+def _values_of(flag: str, arguments: Sequence[str]) -> list[str]:
+    values = [text.partition("=")[2] for text in arguments if text.startswith(f"--{flag}=")]
+    pairs = zip(arguments, arguments[1:], strict=False)
+    return values + [value for text, value in pairs if text == f"--{flag}"]
+
+
+def _any_on_mpi(paths: Sequence[str]) -> bool:
+    return any(_is_on_mpi(Path(path)) for path in paths)
+
+
+def _is_on_mpi(path: Path) -> bool:
+    """Whether it is a run's folder, or its config.json, of the backend mpi; what cannot be read is found out later."""
+    try:
+        config = json.loads((path / "config.json" if path.is_dir() else path).read_bytes())
+        return config["run"]["backend"] == "mpi"
+    except (OSError, ValueError, LookupError, TypeError):
+        return False

@@ -1,0 +1,24 @@
+"""What an MPI launcher (mpiexec, srun) says in the environment of the processes that it starts."""
+
+import os
+from collections.abc import Mapping
+
+_OF_LAUNCHERS = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK")
+"""One of them is set in each of its processes, and says which of them it is."""
+_PREFIXES = ("OMPI_", "OPAL_", "PMIX_", "PMI_", "PRTE_", "HYDRA_", "MPI_LOCAL", "MPIR_")
+
+
+def is_launched() -> bool:
+    """Whether this process is one of those that a launcher started together."""
+    return any(name in os.environ for name in _OF_LAUNCHERS)
+
+
+def launched_rank() -> int:
+    """Which of them it is, before MPI itself can be asked; 0 without a launcher."""
+    found = next((os.environ[name] for name in _OF_LAUNCHERS if name in os.environ), "0")
+    return int(found) if found.isdecimal() else 0
+
+
+def without_launcher(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment for a child process, which must not take itself for its parent's rank."""
+    return {name: value for name, value in environ.items() if not name.startswith(_PREFIXES)}
