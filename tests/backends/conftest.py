@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.backends.members import BACKENDS, Members
+from tests.backends.members import BACKENDS, SIZES, Members
 
 
 @pytest.fixture(
-    scope="session", params=[(backend, size) for backend in BACKENDS for size in (1, 2, 3, 4)], ids=str
+    scope="session", params=[(backend, size) for backend in BACKENDS for size in SIZES], ids=str
 )
 def members(request: pytest.FixtureRequest) -> Iterator[Members]:
     group = Members(*request.param)

@@ -3,12 +3,23 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from qfleet.backends.mpi_launch import num_ranks, this_job
 from qfleet.backends.processes import ProcessFleet
 from qfleet.backends.threads import ThreadFleet
 from qfleet.fleet import Fleet, Group, Handle
 
 BACKENDS: dict[str, Callable[[], Fleet]] = {"threads": ThreadFleet, "processes": ProcessFleet}
 """All that the conformance tests run on; a backend is one entry."""
+SIZES = [1, 2, 3, 4]
+
+if (ranks := num_ranks()) is not None:  # tests/backends/mpi_conformance.py runs the same tests on an MPI job
+
+    def _mpi_fleet() -> Fleet:
+        from qfleet.backends.mpi import MpiFleet
+
+        return MpiFleet(this_job())
+
+    BACKENDS, SIZES = {"mpi": _mpi_fleet}, [ranks]
 
 
 class Member:

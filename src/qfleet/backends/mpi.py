@@ -176,7 +176,6 @@ class MpiFleet:
     def __init__(self, job: MpiJob) -> None:
         self._job = job
         self._ranks: list[RankHandle] = []
-        self._group: MpiGroup | None = None
 
     def start(self, name: str, make_service: Callable[[], Any]) -> OwnHandle:
         """Makes a service here: all other ranks are members of groups."""
@@ -197,7 +196,7 @@ class MpiFleet:
             handle.send(StartMessage(list(names), timeout_seconds, sys.path, maker), "starting")
             for handle, maker in zip(self._ranks, makers, strict=True)
         ]
-        group = self._group = job.make_group(list(names), timeout_seconds)
+        group = job.make_group(list(names), timeout_seconds)
         deadline = time.monotonic() + _START_SECONDS
         for future in futures:
             future.result(max(0.0, deadline - time.monotonic()))
@@ -219,8 +218,6 @@ class MpiFleet:
             if not handle.is_free(max(0.0, deadline - time.monotonic())):
                 self._job.is_broken = True
             handle.tell(CloseMessage())
-        if self._group is not None and self._group.broken is not None:
-            self._job.is_broken = True
 
 
 def _dumped(name: str, maker: Any) -> bytes:

@@ -3,6 +3,7 @@
 import os
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from qfleet.backends.mpi_library import MPI
 CALL_TAG, REPLY_TAG = 0, 1
 _FIRST_GROUP_TAG = 2
 _HOST_BYTES = 64
+_FINALIZE_SECONDS = 5.0
 _LAST_WORDS_SECONDS = 0.2
 """Until what was written has passed through the launcher, which ends with the job."""
 
@@ -65,9 +67,13 @@ class MpiJob:
         MPI.COMM_WORLD.Abort(code)
         os._exit(code)
 
-    def finalize(self) -> None:
-        """Leaves the job; every rank comes to it."""
+    def finalize(self, code: int) -> None:
+        """Leaves the job; every rank comes to it. Messages that a broken group left under way may keep MPI from it."""
+        watch = threading.Timer(_FINALIZE_SECONDS, os._exit, (code or 1,))
+        watch.daemon = True
+        watch.start()
         MPI.Finalize()
+        watch.cancel()
 
 
 _joined: list[MpiJob] = []
@@ -98,7 +104,7 @@ def run_job(program: Callable[[], int]) -> int:
     code = _code_of(program)
     if not end_servers(job):
         job.abort(code or 1)
-    job.finalize()
+    job.finalize(code)
     return code
 
 

@@ -74,7 +74,7 @@ def serve(job: MpiJob) -> int:
     except BaseException:
         traceback.print_exc()
         job.abort(1)
-    job.finalize()
+    job.finalize(0)
     return 0
 
 
