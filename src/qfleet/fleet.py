@@ -81,6 +81,11 @@ class Group(Protocol):
 class Fleet(Protocol):
     """Where services are started."""
 
+    @property
+    def shares_memory(self) -> bool:
+        """Whether there are shared arrays."""
+        ...
+
     def start(self, name: str, make_service: Callable[[], Any]) -> Handle:
         """Makes a service where it will live; `name` is what errors call it."""
         ...

@@ -10,19 +10,17 @@ import pickle
 import signal
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, final
-
-import cloudpickle
 
 from qfleet.backends.control_block import ControlBlock
 from qfleet.backends.futures import one_line
 from qfleet.backends.mailbox import Mailbox
 from qfleet.backends.process_group import ProcessGroup
 from qfleet.backends.service_pickling import load_maker
+from qfleet.backends.service_reply import dump_failure, dump_result
 from qfleet.backends.shared_memory import Segment
 
 COMMAND = """
@@ -115,7 +113,7 @@ def main(pipe: int) -> None:
 def _serve(start: ServiceStart, calls: Connection) -> None:
     member = _Member(start.membership) if start.membership else None
     make = _maker(start, member)
-    calls.send_bytes(_dumped(True, None))
+    calls.send_bytes(dump_result(None))
     service: Any = None
     while (call := pickle.loads(calls.recv_bytes())) is not None:  # noqa: S301 - the parent's pipe
         method, arguments = call
@@ -124,11 +122,11 @@ def _serve(start: ServiceStart, calls: Connection) -> None:
                 service, result = make(), None
             else:
                 result = getattr(service, method)(*pickle.loads(arguments))  # noqa: S301 - the parent's pipe
-            reply = _dumped(True, result)
+            reply = dump_result(result)
         except BaseException as error:  # told to whoever waits for the result
             if member is not None:
                 member.fail(error)
-            reply = _dumped_failure(error)
+            reply = dump_failure(error)
         calls.send_bytes(reply)
 
 
@@ -152,21 +150,6 @@ def _loaded_maker(start: ServiceStart) -> Callable[..., Any]:
 
 def _raise(error: BaseException) -> None:
     raise error
-
-
-def _dumped(is_result: bool, value: Any) -> bytes:
-    return cloudpickle.dumps((is_result, value), protocol=5)
-
-
-def _dumped_failure(error: BaseException) -> bytes:
-    """The exception where it can travel, its line and its traceback."""
-    line, text = one_line(error), "".join(traceback.format_exception(error))
-    try:
-        data = cloudpickle.dumps(error, protocol=5)
-        copy = pickle.loads(data)  # noqa: S301 - just written; some exceptions cannot be read again
-    except Exception:
-        return _dumped(False, (None, line, text))
-    return _dumped(False, (data if str(copy) == str(error) else None, line, text))
 
 
 def _end_with_parent(parent: int) -> None:

@@ -21,6 +21,7 @@ import cloudpickle
 from qfleet.backends.futures import CallFuture, one_line
 from qfleet.backends.process_child import COMMAND, MAKE, ServiceStart
 from qfleet.backends.process_state import how_it_ended, if_stopped
+from qfleet.backends.service_reply import load_reply
 from qfleet.errors import FleetError
 
 _LOOK_SECONDS = 0.25
@@ -127,18 +128,7 @@ class ProcessHandle:
             reply = self._pipe.recv_bytes()
         except (EOFError, OSError):
             raise FleetError(self._note_death()) from None
-        is_result, value = pickle.loads(reply)  # noqa: S301 - our child's pipe
-        if not is_result:
-            raise self._told_error(*value)
-        return value
-
-    def _told_error(self, data: bytes | None, line: str, text: str) -> BaseException:
-        """What the service raised; a FleetError that tells of it where it could not travel."""
-        error = FleetError(f"{self._who()} failed with {line}")
-        if data is not None:
-            error = pickle.loads(data)  # noqa: S301 - our child's pipe
-        error.add_note(f"In {self._who()}:\n{text}")
-        return error
+        return load_reply(self._who(), reply)
 
     def _next(self) -> tuple[PythonFuture[Any], str, bytes] | None:
         """The next call; meanwhile looks whether the process is still there."""

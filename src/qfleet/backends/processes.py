@@ -60,6 +60,8 @@ class GroupMemory:
 class ProcessFleet:
     """Starts services as processes."""
 
+    shares_memory = True
+
     def __init__(self) -> None:
         self._handles: list[ProcessHandle] = []
         self._groups: list[GroupMemory] = []

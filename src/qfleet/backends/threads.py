@@ -93,6 +93,8 @@ class ThreadHandle:
 class ThreadFleet:
     """Starts services as threads."""
 
+    shares_memory = True
+
     def __init__(self) -> None:
         self._handles: list[ThreadHandle] = []
 

@@ -67,11 +67,13 @@ class AveragedWorker(TableWorker):
     """Learns in its copy, merges, learns on."""
 
     def __init__(
-        self, task: LearningTask, copies: NDArray[Any], config: AveragedConfig, group: Group
+        self, task: LearningTask, copies: NDArray[Any] | None, config: AveragedConfig, group: Group
     ) -> None:
+        """`copies` are all workers'; None where they share no memory, and each makes its own."""
         super().__init__(task, group.rank)
         self._group, self._config = group, config
-        self._table = task.make_table(copies[group.rank], weighted=config.merge == "visits")
+        copy = np.full(task.shape, task.initial_value, task.dtype) if copies is None else copies[group.rank]
+        self._table = task.make_table(copy, weighted=config.merge == "visits")
         self._learner = task.make_learner(group.rank, self._table, weighted=config.merge == "visits")
         self._values, self._log_weights = self._table.values.reshape(-1), self._table.log_weights.reshape(-1)
         self._base = np.empty(0)
@@ -128,6 +130,14 @@ class AveragedWorker(TableWorker):
                 self._values[piece] = whole
         self._log_weights[...] = 0
 
+    def values(self) -> NDArray[Any]:
+        """(num_tables, num_states, num_actions): its copy."""
+        return self._table.values
+
+    def set_values(self, values: NDArray[Any]) -> None:
+        """Writes into it."""
+        self._table.values[...] = values
+
     def save_state(self) -> dict[str, Any]:
         """The walkers and the number of rounds; all copies are equal between two rounds."""
         state = {"num_steps": self.num_steps, "rounds": self._num_rounds}
@@ -159,7 +169,7 @@ class Averaged(TableTopology):
     """As many copies as workers."""
 
     def __init__(self, fleet: Fleet, task: LearningTask, config: AveragedConfig) -> None:
-        self._copies = initial_tables(fleet, task, task.num_workers)
+        self._copies = initial_tables(fleet, task, task.num_workers) if fleet.shares_memory else None
         makers: Sequence[Any] = [
             partial(AveragedWorker, task, self._copies, config) for _ in range(task.num_workers)
         ]
@@ -167,8 +177,11 @@ class Averaged(TableTopology):
 
     def values(self) -> NDArray[Any]:
         """The first worker's copy: between rounds all are equal."""
-        return self._copies[0]
+        return self._one(0, "values") if self._copies is None else self._copies[0]
 
     def set_values(self, values: NDArray[Any]) -> None:
         """Writes into every copy."""
-        self._copies[...] = values
+        if self._copies is None:
+            self._all("set_values", values)
+        else:
+            self._copies[...] = values
