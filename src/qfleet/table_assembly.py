@@ -86,13 +86,18 @@ def make_task(problem: Problem, world: World) -> Task:
 
 def make_fleet(problem: Problem) -> Fleet:
     """Where workers live."""
-    if problem.settings.run.backend == "processes":
+    run = problem.settings.run
+    if run.backend == "processes":
         from qfleet.backends.processes import ProcessFleet
 
         return ProcessFleet()
+    if run.backend == "ray":
+        from qfleet.backends.ray_fleet import RayFleet
+
+        return RayFleet(run.address, run.interface, run.workers)
     from qfleet.backends.threads import ThreadFleet
 
-    set_thread_budget(num_own_threads=problem.settings.run.workers)
+    set_thread_budget(num_own_threads=run.workers)
     return ThreadFleet()
 
 
@@ -102,6 +107,8 @@ def refuse_too_large(problem: Problem, task: LearningTask) -> None:
     entries, config = int(np.prod(task.shape)), settings.tabular
     each = task.dtype.itemsize + (4 if config.learning_rate_schedule != "constant" else 0)
     copies = settings.run.workers if isinstance(settings.topology, AveragedConfig) else 1
+    if settings.run.address:
+        copies = 1  # here; the others are on the cluster's nodes, whose memory is theirs to refuse
     if isinstance(settings.topology, AveragedConfig) and settings.topology.merge == "visits":
         each += 8
     needed, available = entries * each * copies, available_memory_bytes()

@@ -40,10 +40,12 @@ class RayCluster:
         """`address`: HOST:PORT, auto, or nothing for a new cluster of this machine with room for `num_workers`."""
         self._ray, self.address = import_ray(), address
         self._is_ours = not self._ray.is_initialized()
-        if self._is_ours and address:
-            self._join(_resolved(address))
-        elif self._is_ours:
+        self.is_local = self._is_ours and not address
+        """Whether it is this machine alone, made for the run."""
+        if self.is_local:
             self._start(max(num_workers, num_cores()))
+        elif self._is_ours:
+            self._join(check_address(address))
 
     def _start(self, num_cpus: int) -> None:
         self._init(
@@ -55,18 +57,16 @@ class RayCluster:
         )
 
     def _join(self, address: str) -> None:
-        """Raises FleetError where no cluster answers, or one of other versions."""
-        if not _answers(address):
-            raise FleetError(
-                f"--address {self.address}: no Ray cluster answers at {address}; ray start --head starts one, and "
-                "without --address one of this machine is started"
-            )
+        """Raises FleetError where Ray cannot join it, as it is of another version."""
         try:
             self._init(address=address)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise FleetError(f"--address {self.address}: {one_line(error)}") from error
 
     def _init(self, **options: Any) -> None:
+        from ray._private import worker
+
+        worker._worker_logs_enabled = False  # else it prints a paragraph on each dead worker, whom errors name
         with _quietly():
             self._ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **options)
 
@@ -103,14 +103,24 @@ def _quietly() -> Iterator[None]:
             signal.signal(signal.SIGTERM, previous)
 
 
-def _resolved(address: str) -> str:
-    """HOST:PORT, also of the cluster that `auto` stands for."""
-    if address == AUTO:
-        return _running_here()
-    host, _, port = address.rpartition(":")
+def check_address(address: str) -> str:
+    """HOST:PORT, also of the cluster that `auto` stands for; FleetError, within seconds, if none answers there.
+
+    Without an address it only looks whether Ray is installed.
+    """
+    import_ray()
+    if not address:
+        return ""
+    found = _running_here() if address == AUTO else address
+    host, _, port = found.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 2**16 or "/" in host:
         raise FleetError(f"--address {address}: it takes HOST:PORT, such as 10.0.0.1:6379, or auto")
-    return address
+    if not _answers(host, int(port)):
+        raise FleetError(
+            f"--address {address}: no Ray cluster answers at {found}; ray start --head starts one, and without "
+            "--address one of this machine is started"
+        )
+    return found
 
 
 def _running_here() -> str:
@@ -129,11 +139,10 @@ def _running_here() -> str:
     return found
 
 
-def _answers(address: str) -> bool:
+def _answers(host: str, port: int) -> bool:
     """Whether a gRPC server does; Ray itself would wait for most of a minute."""
-    host, _, port = address.rpartition(":")
     try:
-        with socket.create_connection((host, int(port)), _PROBE_SECONDS) as connection:
+        with socket.create_connection((host, port), _PROBE_SECONDS) as connection:
             connection.settimeout(_PROBE_SECONDS)
             connection.sendall(_HELLO_OF_HTTP2)
             frame = connection.recv(9, socket.MSG_WAITALL)

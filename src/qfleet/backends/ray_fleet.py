@@ -19,6 +19,7 @@ from qfleet.errors import FleetError
 from qfleet.fleet import Group
 
 _START_SECONDS = 120.0
+_LOOPBACK = "127.0.0.1"
 
 
 @final
@@ -93,7 +94,7 @@ class RayFleet:
             process_id, host, machine, found = handle.wait("its start", reference, left)
             handle.who = f"{handle.name} (process {process_id} on {machine})"
             refuse_other_versions(handle.who, found, versions())
-            hosts.append(host)
+            hosts.append(_LOOPBACK if self._cluster.is_local else host)
         return hosts
 
     def _join(self, handles: Sequence[RayHandle], hosts: Sequence[str], timeout_seconds: float) -> None:

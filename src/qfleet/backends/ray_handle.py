@@ -1,6 +1,5 @@
 """A service in a Ray actor, as the driver sees it."""
 
-from collections.abc import Callable
 from typing import Any, final
 
 import cloudpickle
@@ -9,8 +8,6 @@ from qfleet.backends.futures import one_line
 from qfleet.backends.service_reply import load_reply
 from qfleet.backends.user_modules import sent_by_value
 from qfleet.errors import FleetError
-
-_LONGEST_CAUSE = 300
 
 
 @final
@@ -78,11 +75,10 @@ class RayHandle:
 
 def _cause(error: BaseException) -> str:
     """What Ray says of it, in one line and without its advice."""
+    text = " ".join(str(error).split())
+    _, found, detail = text.partition("Worker exit detail: ")
+    if found:
+        return detail.partition(" Some common causes")[0]
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    keys: list[Callable[[str], bool]] = [
-        lambda line: "exit detail" in line,
-        lambda line: line.startswith(("ModuleNotFoundError", "ImportError", "RuntimeError", "TypeError")),
-        lambda line: "died" in line,
-    ]
-    found = next((line for key in keys for line in lines if key(line)), one_line(error))
-    return found[:_LONGEST_CAUSE]
+    raised = [line for line in lines if line.partition(":")[0].endswith(("Error", "Exception"))]
+    return (raised or lines or [type(error).__name__])[-1 if raised else 0]

@@ -43,7 +43,7 @@ def refuse_unsupported(rule: Rule, topology: str, backend: str, stepping: Steppi
         raise QfleetError(
             f"--backend {backend} with --topology serial: its one worker runs in this process; leave --backend out"
         )
-    if stepping != "compiled" and topology != "serial" and backend != "processes":
+    if stepping != "compiled" and topology != "serial" and backend == "threads":
         raise QfleetError(
             f"--backend {backend} {_NAMES[stepping]}: Python steps one thread at a time; --backend processes works"
         )
