@@ -68,6 +68,11 @@ class Problem:
 def check(problem: Problem) -> None:
     """Raises QfleetError for what can be known to be impossible before anything is made."""
     settings = problem.settings
+    if settings.run.backend == "ray":
+        # Asked for before a run's folder is made, and before a large world is solved exactly.
+        from qfleet.backends.ray_cluster import check_address
+
+        check_address(settings.run.address)
     if settings.kind == "deep":
         make_learner(problem, problem.description())
         return

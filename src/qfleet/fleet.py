@@ -81,8 +81,10 @@ class Group(Protocol):
 class Fleet(Protocol):
     """Where services are started."""
 
-    shares_memory: bool
-    """Whether there are shared arrays."""
+    @property
+    def shares_memory(self) -> bool:
+        """Whether there are shared arrays."""
+        ...
 
     def start(self, name: str, make_service: Callable[[], Any]) -> Handle:
         """Makes a service where it will live; `name` is what errors call it."""

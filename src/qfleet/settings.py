@@ -22,7 +22,7 @@ Algorithm = Literal[Rule, DeepAlgorithm]
 Kind = Literal["table", "deep"]
 """What the values are: a table or a network."""
 TopologyName = Literal["serial", "shared", "averaged", "partitioned", "overlapped"]
-Backend = Literal["threads", "processes", "mpi"]
+Backend = Literal["threads", "processes", "ray", "mpi"]
 Device = Literal["auto", "cpu", "cuda"]
 Exact = Literal["auto", "yes", "no"]
 DeepTopologyConfig = OverlappedConfig | SerialConfig
@@ -44,6 +44,7 @@ TOPOLOGY_CONFIGS: dict[Kind, dict[TopologyName, type[TopologyConfig]]] = {
 }
 """By name, the default first."""
 _ONE_WORKER = ("serial", "overlapped")
+_ALONE: dict[str, Any] = {"workers": 1, "backend": "threads", "address": "", "interface": ""}
 ENGINE_CONFIGS: dict[Kind, type[EnvironmentConfig] | type[StatesConfig]] = {
     "table": StatesConfig,
     "deep": EnvironmentConfig,
@@ -75,6 +76,10 @@ class RunConfig:
     """Who learns and what they tell one another."""
     backend: Backend = "threads"
     """Where workers run."""
+    address: str = ""
+    """Ray: HOST:PORT of the cluster that runs, or auto for this machine's; else one is started here for the run."""
+    interface: str = ""
+    """Ray: the network interface on which workers speak to one another; else that of their node's address."""
     workers: int = 1
     """Members of the topology that learn."""
     steps: int = 100_000
@@ -159,6 +164,10 @@ def _refuse_in_run(run: RunConfig) -> None:
     if run.workers != 1 and run.topology in _ONE_WORKER:
         parallel = "" if kind_of(run.algorithm) == "deep" else "; shared, averaged and partitioned have more"
         raise QfleetError(f"--workers {run.workers}: --topology {run.topology} has 1 worker{parallel}")
+    for name in ("address", "interface"):
+        if getattr(run, name) and run.backend != "ray":
+            given = f"--{name} {getattr(run, name)}"
+            raise QfleetError(f"{given} is for --backend ray; this run's backend is {run.backend}")
     if is_rule(run.algorithm):
         _refuse_for_tables(run)
     else:
@@ -262,7 +271,7 @@ class Settings:
             return replace(self, run=replace(self.run, topology=name))  # which says what works
         if name == self.run.topology:
             return self
-        alone: dict[str, Any] = {"workers": 1, "backend": "threads"} if name in _ONE_WORKER else {}
+        alone: dict[str, Any] = _ALONE if name in _ONE_WORKER else {}
         run = replace(self.run, topology=name, **alone)
         return replace(self, run=run, topology=_carried_over(self.topology, known[name]))
 

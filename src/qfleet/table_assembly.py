@@ -87,19 +87,24 @@ def make_task(problem: Problem, world: World) -> Task:
 
 def make_fleet(problem: Problem) -> Fleet:
     """Where workers live."""
-    if problem.settings.run.backend == "processes":
+    run = problem.settings.run
+    if run.backend == "processes":
         from qfleet.backends.processes import ProcessFleet
 
         return ProcessFleet()
-    if problem.settings.run.backend == "mpi":
+    if run.backend == "mpi":
         # mpi4py is imported only by the runs that need it: it is an extra.
-        job = checked_job(problem.settings.run.workers)
+        job = checked_job(run.workers)
         from qfleet.backends.mpi import MpiFleet
 
         return MpiFleet(job)
+    if run.backend == "ray":
+        from qfleet.backends.ray_fleet import RayFleet
+
+        return RayFleet(run.address, run.interface, run.workers)
     from qfleet.backends.threads import ThreadFleet
 
-    set_thread_budget(num_own_threads=problem.settings.run.workers)
+    set_thread_budget(num_own_threads=run.workers)
     return ThreadFleet()
 
 
@@ -125,7 +130,9 @@ def refuse_too_large(problem: Problem, task: LearningTask) -> None:
 def _num_workers_here(problem: Problem) -> int:
     """Workers on this machine."""
     run = problem.settings.run
-    return checked_job(run.workers).num_local_ranks if run.backend == "mpi" else run.workers
+    if run.backend == "mpi":
+        return checked_job(run.workers).num_local_ranks
+    return 1 if run.address else run.workers  # a cluster's nodes refuse what their own memory cannot hold
 
 
 def make_topology(problem: Problem, task: LearningTask, fleet: Fleet) -> TableTopology:

@@ -7,9 +7,7 @@ import pytest
 from tests.backends.members import BACKENDS, SIZES, Members
 
 
-@pytest.fixture(
-    scope="session", params=[(backend, size) for backend in BACKENDS for size in SIZES], ids=str
-)
+@pytest.fixture(scope="session", params=[(backend, size) for backend in BACKENDS for size in SIZES], ids=str)
 def members(request: pytest.FixtureRequest) -> Iterator[Members]:
     group = Members(*request.param)
     yield group

@@ -5,10 +5,21 @@ from typing import Any
 
 from qfleet.backends.mpi_launch import num_ranks, this_job
 from qfleet.backends.processes import ProcessFleet
+from qfleet.backends.ray_fleet import RayFleet
 from qfleet.backends.threads import ThreadFleet
 from qfleet.fleet import Fleet, Group, Handle
+from tests.backends import ray_cluster
 
-BACKENDS: dict[str, Callable[[], Fleet]] = {"threads": ThreadFleet, "processes": ProcessFleet}
+
+def _ray_fleet() -> Fleet:
+    return RayFleet(ray_cluster.address())
+
+
+BACKENDS: dict[str, Callable[[], Fleet]] = {
+    "threads": ThreadFleet,
+    "processes": ProcessFleet,
+    "ray": _ray_fleet,
+}
 """All that the conformance tests run on; a backend is one entry."""
 SIZES = [1, 2, 3, 4]
 

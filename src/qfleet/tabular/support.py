@@ -43,11 +43,11 @@ def refuse_unsupported(rule: Rule, topology: str, backend: str, stepping: Steppi
         raise QfleetError(
             f"--backend {backend} with --topology serial: its one worker runs in this process; leave --backend out"
         )
-    if topology == "shared" and backend == "mpi":
+    if topology == "shared" and backend in ("mpi", "ray"):
         others = " and ".join(name for name in rules[rule] if name in ("averaged", "partitioned"))
         raise QfleetError(
-            f"--topology shared with --backend mpi: the table would have to be one for all ranks, which share no "
-            f"memory; {others} work{'s' * (' ' not in others)}"
+            f"--topology shared with --backend {backend}: the table would have to be one for all workers, which "
+            f"share no memory; {others} work{'s' * (' ' not in others)}"
         )
     if stepping != "compiled" and topology != "serial" and backend == "threads":
         raise QfleetError(

@@ -1,0 +1,118 @@
+"""The life of a service in a Ray actor: find a place, join the others, make the service, run its calls."""
+
+import os
+import pickle
+import platform
+import socket
+from dataclasses import dataclass
+from typing import Any, final
+
+from qfleet.backends.budget import num_cores, set_thread_budget
+from qfleet.backends.futures import one_line
+from qfleet.backends.network_group import NetworkGroup
+from qfleet.backends.network_mesh import Address, Listener, address_of
+from qfleet.backends.service_pickling import load_maker
+from qfleet.backends.replies import dump_failure, dump_result
+from qfleet.errors import FleetError
+
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class RayMembership:
+    """An actor's place in a group."""
+
+    rank: int
+    names: list[str]
+    addresses: list[Address]
+    """Where each member listens."""
+    token: bytes
+    """By which members know one another."""
+    timeout_seconds: float
+
+
+def versions() -> dict[str, str]:
+    """Of what must be the same on all nodes: the same seed is to give the same bits, and kernels travel by name."""
+    import numba
+    import numpy
+
+    import qfleet
+
+    return {
+        "Python": platform.python_version(),
+        "qfleet": qfleet.__version__,
+        "numpy": numpy.__version__,
+        "numba": numba.__version__,
+    }
+
+
+@final
+class RayService:
+    """What the actor is; its methods are called one at a time, in order."""
+
+    def __init__(self, name: str) -> None:
+        os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
+        self._who = name
+        self._service: Any = None
+        self._failure: BaseException | None = None
+        self._listener: Listener | None = None
+        self._group: NetworkGroup | None = None
+
+    def place(self) -> tuple[int, str, str, dict[str, str]]:
+        """The process id, the node's address, the machine's name and its versions."""
+        import ray
+
+        return os.getpid(), ray.util.get_node_ip_address(), socket.gethostname(), versions()
+
+    def listen(self, host: str, interface: str) -> bytes:
+        """Begins to listen on the interface, or on the host's address; the host and port."""
+        try:
+            self._listener = Listener(address_of(interface) if interface else host)
+            return dump_result(self._listener.address)
+        except FleetError as error:
+            return dump_failure(error)
+
+    def join(self, membership: RayMembership, timeout_seconds: float) -> bytes:
+        """Connects with the other members."""
+        assert self._listener is not None
+        rank, names = membership.rank, membership.names
+        self._who = names[rank]
+        try:
+            peers = self._listener.connect(
+                rank, names, membership.addresses, membership.token, timeout_seconds
+            )
+        except FleetError as error:
+            return dump_failure(error)
+        self._group = NetworkGroup(rank, names, peers, membership.timeout_seconds)
+        return dump_result(None)
+
+    def make(self, maker: bytes, *buffers: Any) -> None:
+        """Makes the service; if that fails, every call says so."""
+        try:
+            # The bytes come from the driver, by way of Ray.
+            make = load_maker(maker, [], [memoryview(buffer) for buffer in buffers])
+            self._keep_to_one_thread()
+            self._service = make() if self._group is None else make(self._group)
+        except BaseException as error:  # told to whoever calls
+            self._failure = error
+            self._tell_group(error)
+
+    def call(self, method: str, arguments: bytes) -> bytes:
+        """Runs a method; what it returned or raised."""
+        import pickle
+
+        if self._failure is not None:
+            return dump_failure(self._failure)
+        try:
+            return dump_result(getattr(self._service, method)(*pickle.loads(arguments)))  # noqa: S301
+        except BaseException as error:  # told to whoever waits for the result
+            self._tell_group(error)
+            return dump_failure(error)
+
+    def _keep_to_one_thread(self) -> None:
+        set_thread_budget(num_own_threads=num_cores())
+
+    def _tell_group(self, error: BaseException) -> None:
+        """Nobody is to wait for a member that has left its work in the middle."""
+        if self._group is not None:
+            self._group.break_up(f"{self._who} failed with {one_line(error)}")

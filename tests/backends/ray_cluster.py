@@ -1,0 +1,38 @@
+"""A Ray cluster of two nodes on this machine, started when first asked for and kept: that takes ten seconds."""
+
+import atexit
+import functools
+import logging
+import os
+import warnings
+from typing import Any
+
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+CPUS_A_NODE = 16
+NODE: dict[str, Any] = {"num_cpus": CPUS_A_NODE, "object_store_memory": 2**27}
+
+
+@functools.cache
+def address() -> str:
+    """HOST:PORT; this process is connected to it."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # Workers are started when they are needed, not one a CPU in advance.
+        quick = {"prestart_worker_first_driver": False}
+        cluster = Cluster(
+            initialize_head=True,
+            head_node_args={**NODE, "include_dashboard": False, "_system_config": quick},
+        )
+        cluster.add_node(**NODE)
+        ray.init(cluster.address, log_to_driver=False, logging_level=logging.CRITICAL)
+
+    def stop() -> None:
+        ray.shutdown()
+        cluster.shutdown()
+
+    atexit.register(stop)
+    return cluster.address
