@@ -62,7 +62,9 @@ def test_a_world_that_goes_wrong_in_worker_1_is_what_is_said(
 
 
 def test_what_goes_wrong_at_once_is_said_before_workers_start(tmp_path: Path) -> None:
-    with pytest.raises(QfleetError, match=r"Pump: step returned .* from state 6 with action 1; next_state is 99"):
+    with pytest.raises(
+        QfleetError, match=r"Pump: step returned .* from state 6 with action 1; next_state is 99"
+    ):
         qfleet.train(faulty(STATE), out=tmp_path / "run", **PARTITIONED)
     assert not (tmp_path / "run").exists()
 
