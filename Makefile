@@ -34,7 +34,7 @@ test: check  ## Everything that must hold, in at most twelve minutes on two core
 	$(PYTEST) -m "not soak" --numprocesses 2
 
 soak: test-install  ## The slow proofs, in full.
-	$(PYTEST) -m soak --timeout=3600
+	$(PYTEST) -m soak --timeout=3600 --numprocesses 2
 
 bench: test-install .venv-bench/installed  ## Every figure of docs/benchmarks.md but those of bench-tables, bench-sb3 and bench-minatar.
 	-$(BIN)/python benchmarks/update.py

@@ -46,7 +46,7 @@ class Exchange(Protocol):
 class Group(Protocol):
     """One member's view of services that work in rounds; every member makes the same calls in the same order.
 
-    Arrays must be C-contiguous; nothing that was handed in may be written to before the group's next call.
+    Arrays must be C-contiguous; nothing that was handed in may be written to until the group's next call has returned.
     Every call raises FleetError, naming the member, if one does not come to it in time or is gone.
     """
 

@@ -14,7 +14,7 @@ from qfleet.errors import QfleetError
 from qfleet.evaluation import Evaluation
 from qfleet.fleet import Fleet
 from qfleet.memory import available_memory_bytes, readable_bytes
-from qfleet.sources import as_world, source_name, world_of
+from qfleet.sources import Source, as_world, source_name, world_of
 from qfleet.tabular.cut import Cut, cut_blocks, cut_by_owners, owners_by_graph, read_owners
 from qfleet.tabular.evaluation import LookUp, play_world
 from qfleet.tabular.learner import Task
@@ -62,9 +62,16 @@ def make_subject(problem: Problem, encoder: dict[str, Any] | None = None) -> Sub
         from qfleet.python_assembly import make_python_subject
 
         return make_python_subject(problem, encoder)
+    if _is_users_own(problem.source):
+        world.check()
     task = make_task(problem, world)
     player = world_player(world, problem.settings.run.max_evaluation_steps)
     return Subject(task, player, world.reward_threshold, world, {})
+
+
+def _is_users_own(source: Source) -> bool:
+    """Whether its functions are the user's: what is wrong with them is to be said before workers trip over it."""
+    return isinstance(source, World) or (isinstance(source, str) and ":" in source)
 
 
 def make_world(problem: Problem) -> World | None:

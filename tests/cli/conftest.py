@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,8 +36,17 @@ class Outcome:
 Call = Callable[..., Outcome]
 
 
+def _forget_modules_of(folder: Path) -> None:
+    """Another test's module of the same name is another module."""
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(folder)):
+            del sys.modules[name]
+
+
 @pytest.fixture
-def call(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
+def call(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Call]:
     """Runs a command in this process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
@@ -52,7 +61,8 @@ def call(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.
         captured = capfd.readouterr()
         return Outcome(code, captured.out, captured.err)
 
-    return run
+    yield run
+    _forget_modules_of(tmp_path)
 
 
 def start(folder: Path, *arguments: object) -> subprocess.Popen[str]:

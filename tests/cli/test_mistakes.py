@@ -172,6 +172,20 @@ def test_an_error_before_the_first_step_leaves_nothing_behind(call: Call) -> Non
     assert "reward" in sweep.complaint and not Path("sweep").exists()
 
 
+def test_a_world_that_cannot_be_compiled_is_said_before_anything_starts(call: Call) -> None:
+    Path("mine.py").write_text(
+        "import qfleet\n\n\n"
+        "def step(parameters, state, action, random):\n"
+        "    return state, parameters.reward, False\n\n\n"
+        "def reset(parameters, random):\n"
+        "    return 0\n\n\n"
+        "GRID = qfleet.World(step, reset, num_states=9, num_actions=2, name='Mine')\n"
+    )
+    told = call("train", "mine:GRID", "--topology", "partitioned", "--workers", "2", "--out", "run").complaint
+    assert "Mine: step (step) cannot be compiled: Unknown attribute 'reward'" in told and "line 5" in told
+    assert not Path("run").exists()
+
+
 def test_damage_is_reported_even_if_quiet(call: Call, trained: Path, tmp_path: Path) -> None:
     run = shutil.copytree(trained, tmp_path / "run")
     newest = sorted((run / "checkpoints").glob("0*"))[-1]

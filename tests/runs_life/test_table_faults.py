@@ -55,10 +55,18 @@ def test_a_world_that_goes_wrong_in_worker_1_is_what_is_said(
     before = children(), threading.active_count()
     started = time.monotonic()
     with pytest.raises(error, match=said) as raised:
-        qfleet.train(faulty(kind), out=tmp_path / "run", backend=backend, **PARTITIONED)
+        qfleet.train(faulty(kind, 1e-4), out=tmp_path / "run", backend=backend, **PARTITIONED)
     assert not isinstance(raised.value, FleetError) and "\n" not in str(raised.value)
     assert time.monotonic() - started < 40
     assert (children(), threading.active_count()) == before
+
+
+def test_what_goes_wrong_at_once_is_said_before_workers_start(tmp_path: Path) -> None:
+    with pytest.raises(
+        QfleetError, match=r"Pump: step returned .* from state 6 with action 1; next_state is 99"
+    ):
+        qfleet.train(faulty(STATE), out=tmp_path / "run", **PARTITIONED)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("topology", ["shared", "averaged"])
