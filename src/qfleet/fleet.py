@@ -78,12 +78,41 @@ class Group(Protocol):
         ...
 
 
+class Recovery(Protocol):
+    """What a backend does about services that are gone, or hang: others can be started in their place."""
+
+    def keep(self, handle: Handle, method: str, *arguments: Any) -> Future:
+        """Asks for a method to be run, and keeps what it returns where it outlives any one service or node.
+
+        The future's result stands for what was returned: among the arguments of a call of any handle it is
+        replaced by it.
+        """
+        ...
+
+    def forget(self, kept: Sequence[Any]) -> None:
+        """Frees what these results of `keep` stand for."""
+        ...
+
+    def end(self, handles: Sequence[Handle]) -> None:
+        """Ends services at once, whatever they do."""
+        ...
+
+    def room(self) -> int:
+        """Services of a group that the living nodes have room for, those that run included."""
+        ...
+
+
 class Fleet(Protocol):
     """Where services are started."""
 
     @property
     def shares_memory(self) -> bool:
         """Whether there are shared arrays."""
+        ...
+
+    @property
+    def recovery(self) -> Recovery | None:
+        """None where a lost service cannot be replaced."""
         ...
 
     def start(self, name: str, make_service: Callable[[], Any]) -> Handle:

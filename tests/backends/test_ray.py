@@ -90,7 +90,7 @@ def test_a_kill_between_calls_is_told_by_the_next_calls(trio: Members) -> None:
         with pytest.raises(FleetError, match=r"worker 1 \(process \d+ on .*\) (died before|is gone)"):
             future.result(10)
     assert time.monotonic() - started < 2
-    with pytest.raises(FleetError, match="worker 1 .* died before it had finished run"):
+    with pytest.raises(FleetError, match=r"worker 1 .* died before it had finished run"):
         trio.handles[1].call("run", _process_id).result(10)
 
 

@@ -172,6 +172,7 @@ class MpiFleet:
     """Starts groups with one service on each rank of this process's job, of which it is rank 0."""
 
     shares_memory = False
+    recovery = None
 
     def __init__(self, job: MpiJob) -> None:
         self._job = job

@@ -21,7 +21,6 @@ from qfleet.backends.mailbox import Mailbox
 from qfleet.backends.process_group import ProcessGroup
 from qfleet.backends.replies import dump_failure, dump_result
 from qfleet.backends.service_pickling import load_maker
-from qfleet.backends.replies import dump_failure, dump_result
 from qfleet.backends.shared_memory import Segment
 
 COMMAND = """

@@ -61,6 +61,7 @@ class ProcessFleet:
     """Starts services as processes."""
 
     shares_memory = True
+    recovery = None
 
     def __init__(self) -> None:
         self._handles: list[ProcessHandle] = []

@@ -11,8 +11,8 @@ from qfleet.backends.network_mesh import Address, new_token
 from qfleet.backends.ray_cluster import RayCluster, import_ray
 from qfleet.backends.ray_handle import RayHandle
 from qfleet.backends.ray_service import RayMembership, RayService, versions
-from qfleet.backends.service_pickling import Buffers, dump_maker
 from qfleet.backends.replies import load_reply
+from qfleet.backends.service_pickling import Buffers, dump_maker
 from qfleet.backends.shared_memory import SharedArrays
 from qfleet.backends.user_modules import sent_by_value
 from qfleet.errors import FleetError
@@ -27,6 +27,7 @@ class RayFleet:
     """Starts services as actors, one CPU each, spread over the nodes; an actor that dies is not started again."""
 
     shares_memory = False
+    recovery = None
 
     def __init__(self, address: str = "", interface: str = "", num_workers: int = 1) -> None:
         """`address` and `num_workers` as of RayCluster; `interface` is the network that groups speak on."""

@@ -11,8 +11,8 @@ from qfleet.backends.budget import num_cores, set_thread_budget
 from qfleet.backends.futures import one_line
 from qfleet.backends.network_group import NetworkGroup
 from qfleet.backends.network_mesh import Address, Listener, address_of
-from qfleet.backends.service_pickling import load_maker
 from qfleet.backends.replies import dump_failure, dump_result
+from qfleet.backends.service_pickling import load_maker
 from qfleet.errors import FleetError
 
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -99,7 +99,6 @@ class RayService:
 
     def call(self, method: str, arguments: bytes) -> bytes:
         """Runs a method; what it returned or raised."""
-        import pickle
 
         if self._failure is not None:
             return dump_failure(self._failure)

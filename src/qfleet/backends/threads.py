@@ -94,6 +94,7 @@ class ThreadFleet:
     """Starts services as threads."""
 
     shares_memory = True
+    recovery = None
 
     def __init__(self) -> None:
         self._handles: list[ThreadHandle] = []

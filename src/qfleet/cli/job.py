@@ -1,5 +1,6 @@
 """A command line that all ranks of an MPI job were started with, and that only rank 0 runs."""
 
+import itertools
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -38,7 +39,7 @@ def run_in_job(program: Callable[[], int]) -> int:
 
 def _values_of(flag: str, arguments: Sequence[str]) -> list[str]:
     values = [text.partition("=")[2] for text in arguments if text.startswith(f"--{flag}=")]
-    pairs = zip(arguments, arguments[1:], strict=False)
+    pairs = itertools.pairwise(arguments)
     return values + [value for text, value in pairs if text == f"--{flag}"]
 
 
