@@ -77,6 +77,11 @@ class ProcessHandle:
         self._queue.put(None)
         self._begin.set()
 
+    def kill(self) -> None:
+        """Ends the process whatever it does; `end` is to follow."""
+        self._process.kill()
+        self.ask_to_end()
+
     def end(self, timeout_seconds: float) -> None:
         """Waits a moment for the end that was asked for, then makes it."""
         self._thread.join(timeout_seconds)
