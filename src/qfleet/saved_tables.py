@@ -37,7 +37,7 @@ class SavedTables:
         return np.stack([table.rows(states) for table in self._tables])
 
     def visits(self, states: NDArray[np.int64]) -> NDArray[np.uint32]:
-        """(num_tables, n, num_actions) updates of states (n,), of one worker or of all; none if they are not counted."""
+        """(num_tables, n, num_actions) updates of states (n,), of one worker or of all; none if not counted."""
         if not self._visits:
             return np.empty((0, 0, 0), np.uint32)
         return np.stack([table.rows(states) for table in self._visits])

@@ -83,7 +83,6 @@ def test_killed_workers_are_replaced_and_the_bits_are_those_of_a_run_without_fau
     for key in ("steps", "episodes", "rounds", "evaluation"):
         assert run.summary[key] == calm.summary[key], key
     told = capfd.readouterr().err
-    assert f"worker {'01'[0]}" in told or "worker 1" in told
     assert (
         "was killed by SIGKILL" in told
         and "new workers go on from step" in told
@@ -91,8 +90,8 @@ def test_killed_workers_are_replaced_and_the_bits_are_those_of_a_run_without_fau
     )
 
 
-def test_a_stopped_worker_is_replaced_once_the_others_have_waited_for_it(tmp_path: Path) -> None:
-    settings = RUN | TOPOLOGIES["partitioned"] | {"stall_timeout_seconds": 1.0}
+def test_a_stopped_worker_is_replaced(tmp_path: Path) -> None:
+    settings = RUN | TOPOLOGIES["partitioned"]
     calm = qfleet.train("GridWorld-32", out=tmp_path / "calm", **settings)
     with _losing(1, signal.SIGSTOP, random.Random(5)) as hit:
         run = qfleet.train("GridWorld-32", out=tmp_path / "run", restarts=1, **settings)
