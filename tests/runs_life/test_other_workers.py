@@ -36,7 +36,10 @@ TOPOLOGIES: dict[str, dict[str, Any]] = {
 
 
 def _begun(out: Path, environment: str, settings: dict[str, Any]) -> Path:
-    qfleet.train(environment, out=out, on_status=lambda status: status.steps < HALF, **(RUN | settings))
+    settings = RUN | settings
+    if settings["topology"] == "serial":
+        del settings["sync_every_steps"]
+    qfleet.train(environment, out=out, on_status=lambda status: status.steps < HALF, **settings)
     return out
 
 
