@@ -72,15 +72,6 @@ class RayCluster:
         with _quietly():
             self._ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **options)
 
-    def require_cpus(self, num_workers: int) -> None:
-        """FleetError where the cluster is too small ever to run so many workers."""
-        num_cpus = int(self._ray.cluster_resources().get("CPU", 0))
-        if num_cpus < num_workers:
-            raise FleetError(
-                f"{num_workers} workers take a CPU each, and the cluster has {num_cpus}; fewer --workers, or another "
-                "node, work"
-            )
-
     def close(self) -> None:
         """Leaves the cluster; the one that was made for the run ends."""
         if self._is_ours and self._ray.is_initialized():
