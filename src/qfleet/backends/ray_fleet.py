@@ -18,7 +18,7 @@ from qfleet.backends.ray_service import RayMembership, RayService, versions
 from qfleet.backends.replies import load_reply
 from qfleet.backends.service_pickling import Buffers, dump_maker
 from qfleet.backends.shared_memory import SharedArrays
-from qfleet.backends.user_modules import sent_by_value
+from qfleet.backends.user_modules import own_sources
 from qfleet.errors import FleetError
 from qfleet.fleet import Group
 
@@ -102,19 +102,19 @@ class RayFleet:
         taken = Counter(handle.node.node_id for handle in self._handles)
         room = {node_id: node.num_cpus - taken[node_id] for node_id, node in nodes.items()}
         places = spread(room, len(names))
-        return [self._actor(name, nodes[place]) for name, place in zip(names, places, strict=True)]
+        sources = self._ray.put(own_sources())
+        return [self._actor(name, nodes[place], sources) for name, place in zip(names, places, strict=True)]
 
-    def _actor(self, name: str, node: Node) -> RayHandle:
+    def _actor(self, name: str, node: Node, sources: Any) -> RayHandle:
         kept = {"num_cpus": 1, "max_restarts": 0, "scheduling_strategy": pinned_to(self._ray, node.node_id)}
-        return RayHandle(self._ray, name, self._ray.remote(**kept)(RayService).remote(name), node)
+        return RayHandle(self._ray, name, self._ray.remote(**kept)(RayService).remote(name, sources), node)
 
     def _dumped(
         self, names: Sequence[str], makers: Sequence[Callable[..., Any]]
     ) -> list[tuple[bytes, list[Any]]]:
         """Each maker's bytes, and references to the large arrays that it holds, which are sent once a node."""
         buffers = Buffers()
-        with sent_by_value():
-            dumped = [dump_maker(*pair, SharedArrays(), buffers) for pair in zip(names, makers, strict=True)]
+        dumped = [dump_maker(*pair, SharedArrays(), buffers) for pair in zip(names, makers, strict=True)]
         references = [self._ray.put(np.frombuffer(view, np.uint8)) for view in buffers.views]
         return [(maker, [references[index] for index in used]) for maker, used in dumped]
 

@@ -13,7 +13,6 @@ from qfleet.backends.kept_values import Kept, KeptAt
 from qfleet.backends.network_mesh import Address
 from qfleet.backends.ray_nodes import Node
 from qfleet.backends.replies import load_reply
-from qfleet.backends.user_modules import sent_by_value
 from qfleet.errors import FleetError
 
 _LOOK_SECONDS = 0.1
@@ -123,8 +122,7 @@ class RayHandle:
 
     def _dumped(self, method: str, arguments: Sequence[Any]) -> bytes:
         try:
-            with sent_by_value():
-                return cloudpickle.dumps(tuple(arguments), protocol=5)
+            return cloudpickle.dumps(tuple(arguments), protocol=5)
         except Exception as error:
             raise FleetError(
                 f"the arguments of {method} cannot be sent to {self.name} ({one_line(error)})"

@@ -17,6 +17,7 @@ from qfleet.backends.network_group import NetworkGroup
 from qfleet.backends.network_mesh import Address, Listener, address_of
 from qfleet.backends.replies import dump_failure, dump_result
 from qfleet.backends.service_pickling import load_maker
+from qfleet.backends.user_modules import SentModules, Sources
 from qfleet.errors import FleetError
 
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -45,7 +46,8 @@ def versions() -> dict[str, str]:
 class RayService:
     """What the actor is; its methods are called one at a time, in order."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, sources: Sources) -> None:
+        SentModules(sources).install()
         os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
         self._who = name
         self._service: Any = None
