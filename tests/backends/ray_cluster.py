@@ -14,8 +14,8 @@ NODE: dict[str, Any] = {"num_cpus": CPUS_A_NODE, "object_store_memory": 2**27}
 
 
 @functools.cache
-def address() -> str:
-    """HOST:PORT; this process is connected to it."""
+def cluster() -> Any:
+    """This process is connected to it."""
     import ray
     from ray._private import worker
     from ray.cluster_utils import Cluster
@@ -37,4 +37,9 @@ def address() -> str:
         cluster.shutdown()
 
     atexit.register(stop)
-    return str(cluster.address)
+    return cluster
+
+
+def address() -> str:
+    """HOST:PORT."""
+    return str(cluster().address)
