@@ -1,7 +1,7 @@
 """The user's own modules, which other machines do not have: their sources travel, and are imported there."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.abc import ExecutionLoader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_loader
@@ -31,21 +31,28 @@ def _own_folders() -> list[Path]:
 def _sources_of(name: str, module: ModuleType, folders: Sequence[Path]) -> Sources:
     """Of a top-level module, or of a package with all that is in it."""
     if places := list(getattr(module, "__path__", ())):
-        own = [Path(place) for place in places if _is_own(Path(place), folders)]
-        return dict(pair for place in own for pair in _in_package(name, place))
+        own = next((Path(place) for place in places if _is_own(Path(place), folders)), None)
+        return {} if own is None else _in_package(name, own)
     file = getattr(module, "__file__", None)
     if file is None or not file.endswith(".py") or not _is_own(Path(file), folders):
         return {}
-    return {name: (file, Path(file).read_text())}
+    return {name: (file, Path(file).read_text(encoding="utf-8"))}
 
 
-def _in_package(package: str, place: Path) -> Iterator[tuple[str, tuple[str, str]]]:
-    yield package, (str(place / "__init__.py"), "")  # a folder without that file is a package too
-    for file in sorted(place.rglob("*.py")):
+def _in_package(package: str, place: Path) -> Sources:
+    """Its files; folders in it without an __init__.py are packages too."""
+    folders: Sources = {package: (str(place / "__init__.py"), "")}
+    modules: Sources = {}
+    for file in place.rglob("*.py"):
         inner = file.relative_to(place).with_suffix("").parts
-        if all(part.isidentifier() for part in inner):
-            parts = [package, *(inner[:-1] if inner[-1] == "__init__" else inner)]
-            yield ".".join(parts), (str(file), file.read_text())
+        if not all(part.isidentifier() for part in inner):
+            continue
+        for depth in range(1, len(inner)):
+            folder = place.joinpath(*inner[:depth])
+            folders[".".join([package, *inner[:depth]])] = (str(folder / "__init__.py"), "")
+        name = inner[:-1] if inner[-1] == "__init__" else inner
+        modules[".".join([package, *name])] = (str(file), file.read_text(encoding="utf-8"))
+    return folders | modules
 
 
 def _is_own(path: Path, folders: Sequence[Path]) -> bool:
