@@ -82,16 +82,21 @@ class RayCluster:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Ray reports on usage, warns of its own future, and takes SIGTERM, which are the run's to handle."""
+    """Ray reports on usage, warns of its own future, and takes SIGTERM, which are the run's to handle.
+
+    Ctrl-C reaches the whole terminal: the processes that Ray starts leave it to the run.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     in_main = threading.current_thread() is threading.main_thread()
     previous = signal.getsignal(signal.SIGTERM)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if in_main:
             signal.signal(signal.SIGTERM, previous)
 

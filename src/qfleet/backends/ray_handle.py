@@ -11,7 +11,7 @@ import cloudpickle
 from qfleet.backends.futures import one_line
 from qfleet.backends.kept_values import Kept, KeptAt
 from qfleet.backends.network_mesh import Address
-from qfleet.backends.ray_nodes import Node
+from qfleet.backends.ray_nodes import Node, cause_of
 from qfleet.backends.replies import load_reply
 from qfleet.errors import FleetError
 
@@ -86,7 +86,7 @@ class RayHandle:
                 self._refuse_lost(doing)
             except self._ray.exceptions.RayError as error:
                 if not self.is_ended:
-                    raise FleetError(f"{self._died(doing)}: {_cause(error)}") from error
+                    raise FleetError(f"{self._died(doing)}: {cause_of(error)}") from error
             if time.monotonic() >= deadline:
                 raise FleetError(f"{self.who} has not finished {doing} within {timeout_seconds:g} s")
         raise FleetError(self._ended())
@@ -127,14 +127,3 @@ class RayHandle:
             raise FleetError(
                 f"the arguments of {method} cannot be sent to {self.name} ({one_line(error)})"
             ) from error
-
-
-def _cause(error: BaseException) -> str:
-    """What Ray says of it, in one line and without its advice."""
-    text = " ".join(str(error).split())
-    _, found, detail = text.partition("Worker exit detail: ")
-    if found:
-        return detail.partition(" Some common causes")[0]
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    raised = [line for line in lines if line.partition(":")[0].endswith(("Error", "Exception"))]
-    return (raised or lines or [type(error).__name__])[-1 if raised else 0]

@@ -130,7 +130,10 @@ class Nodes:
                 else:
                     node.connect(place, self.token)
             except Exception as error:  # Ray's, a deadline's or the network's
-                node.lose(f"its node {node.machine} does not start a keeper ({type(error).__name__})")
+                node.lose(
+                    f"its node {node.machine} cannot start a keeper ({cause_of(error)}); the same version of Qfleet "
+                    "on every node works"
+                )
 
     def close(self) -> None:
         """Ends the keepers."""
@@ -193,3 +196,14 @@ def spread(room: Mapping[str, int], num_workers: int) -> list[str]:
             places.append(node_id)
             left[node_id] -= 1
     return places[:num_workers]
+
+
+def cause_of(error: BaseException) -> str:
+    """What Ray says of it, in one line and without its advice."""
+    text = " ".join(str(error).split())
+    _, found, detail = text.partition("Worker exit detail: ")
+    if found:
+        return detail.partition(" Some common causes")[0]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    raised = [line for line in lines if line.partition(":")[0].endswith(("Error", "Exception"))]
+    return (raised or lines or [type(error).__name__])[-1 if raised else 0]
