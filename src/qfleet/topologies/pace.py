@@ -5,8 +5,11 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-_KEPT = 0.7
-"""What the sums keep of themselves each round: some three rounds count."""
+_MEMORY_SECONDS = 0.5
+"""Of computing, over which speeds are averaged; where rounds are longer, mostly the latest one counts."""
+_LEAST_KEPT = 0.3
+_LEAST_SECONDS = 0.02
+"""Of computing, before a speed is one: a round of microseconds may have been interrupted for longer than it took."""
 _LEAST_SHARE = 1 / 16
 """Of an even one: a worker that was stopped for a while must be seen to be fast again."""
 
@@ -36,13 +39,15 @@ class Pace:
 
     def note(self, steps: NDArray[np.int64], nanoseconds: NDArray[np.int64]) -> None:
         """What all workers (num_workers,) did in a round, and how long each of them computed."""
-        self._steps = _KEPT * self._steps + steps
-        self._seconds = _KEPT * self._seconds + nanoseconds / 1e9
+        seconds = nanoseconds / 1e9
+        kept = max(_LEAST_KEPT, float(np.exp(-seconds.max() / _MEMORY_SECONDS)))
+        self._steps = kept * self._steps + steps
+        self._seconds = kept * self._seconds + seconds
 
     @property
     def shares(self) -> NDArray[np.float64]:
-        """Of the sum of all speeds, (num_workers,); who has made no step yet counts as one of mean speed."""
-        known = (self._steps > 0) & (self._seconds > 0)
+        """Of the sum of all speeds, (num_workers,); who has hardly computed yet counts as one of mean speed."""
+        known = (self._steps > 0) & (self._seconds > _LEAST_SECONDS)
         if not known.any():
             return np.full(known.size, 1 / known.size)
         speeds = self._steps / np.where(known, self._seconds, 1.0)
