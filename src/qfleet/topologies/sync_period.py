@@ -88,7 +88,7 @@ class SyncPeriod:
     def forget(self) -> None:
         """Measures anew: the rounds so far say nothing of those to come."""
         self._rounds = 0
-        self._seconds[:] = 0
+        self._seconds = np.zeros(2)  # others may still read the old ones
 
     def measured(self) -> dict[str, float]:
         """What was chosen, if anything was to be."""
