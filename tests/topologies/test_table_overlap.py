@@ -53,8 +53,8 @@ def learn_with_a_stop(group: Group, task: Task, stops: tuple[int, ...]) -> Any:
     worker.start()
     travelling = 0
     for stop in (*stops, task.total_steps):
-        worker.advance(stop, None)
         assert isinstance(worker, PartitionedWorker)
+        worker.advance(stop, None)
         state, rows, bounds = worker.save_state(), worker.rows().copy(), worker.bounds()
         travelling += sum(int(message[1]) for message in state["mail"].values())
         other, _ = make_worker(group, task, OVERLAPPED)
@@ -62,6 +62,7 @@ def learn_with_a_stop(group: Group, task: Task, stops: tuple[int, ...]) -> Any:
         other.set_rows(bounds, rows)
         other.load_state(state)
         worker = other
+    assert isinstance(worker, PartitionedWorker)
     return worker.rows().copy(), worker.bounds(), worker.save_state(), travelling
 
 

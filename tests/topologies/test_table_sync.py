@@ -128,7 +128,7 @@ def test_what_is_chosen_twice_is_refused() -> None:
         AveragedConfig(sync_growth=1.5, sync_every="auto")
     for config in (AveragedConfig, PartitionedConfig):
         with pytest.raises(QfleetError, match="sync_every is 'rounds'; it must be one of steps, auto"):
-            config(sync_every="rounds")
+            config(sync_every="rounds")  # pyright: ignore[reportArgumentType]
 
 
 def told_by(group: Group, task: Task) -> dict[str, float]:

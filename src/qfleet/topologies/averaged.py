@@ -18,12 +18,14 @@ from qfleet.errors import QfleetError
 from qfleet.fleet import Fleet, Group
 from qfleet.tabular.learner import Advance
 from qfleet.tabular.merging import bounds_of, merge_by_visits, merge_deltas, merge_equal
+from qfleet.topologies.restarts import Restarts
 from qfleet.topologies.sync_period import SyncEvery, SyncPeriod
 from qfleet.topologies.table_team import (
     LearningTask,
     RoundsReport,
     TableTopology,
     TableWorker,
+    TaskLearner,
     initial_tables,
     largest_change,
     rounds_budget,
@@ -76,7 +78,7 @@ class AveragedConfig:
 
 
 @final
-class AveragedWorker(TableWorker):
+class AveragedWorker(TableWorker[TaskLearner]):
     """Learns in its copy, merges, learns on."""
 
     def __init__(
@@ -91,7 +93,6 @@ class AveragedWorker(TableWorker):
         self._values, self._log_weights = self._table.values.reshape(-1), self._table.log_weights.reshape(-1)
         self._base = np.empty(0)
         """The delta merge's old values, of the slices that this worker merges."""
-        self._num_rounds = 0
         self._period = SyncPeriod(config.first_steps(task), task.total_steps, config.sync_every, group)
 
     def start(self) -> None:
@@ -191,12 +192,14 @@ def _pieces(length: int, workers: int) -> list[list[slice]]:
 class Averaged(TableTopology):
     """As many copies as workers."""
 
-    def __init__(self, fleet: Fleet, task: LearningTask, config: AveragedConfig) -> None:
+    def __init__(
+        self, fleet: Fleet, task: LearningTask, config: AveragedConfig, restarts: Restarts | None = None
+    ) -> None:
         self._copies = initial_tables(fleet, task, task.num_workers) if fleet.shares_memory else None
         makers: Sequence[Any] = [
             partial(AveragedWorker, task, self._copies, config) for _ in range(task.num_workers)
         ]
-        super().__init__(fleet, task, makers, config.stall_timeout_seconds)
+        super().__init__(fleet, task, makers, config.stall_timeout_seconds, restarts)
 
     def values(self) -> NDArray[Any]:
         """The first worker's copy: between rounds all are equal."""
@@ -208,3 +211,10 @@ class Averaged(TableTopology):
             self._all("set_values", values)
         else:
             self._copies[...] = values
+
+    def _keep_tables(self) -> Any:
+        """One copy, as all are equal."""
+        return self._copies[0].copy() if self._copies is not None else self._workers.keep("values", 0)[0]
+
+    def _kept_in(self, tables: Any) -> Sequence[Any]:
+        return [tables] if self._copies is None else []
