@@ -40,7 +40,7 @@ def ring(num_states: int, burn: int) -> World:
     return World(_step, _reset, num_states, 2, (burn, num_states), "Ring", 1000)
 
 
-def timed_rounds(group: Group, task: Task, burns: tuple[int, int], balance, rounds: int):
+def timed_rounds(group: Group, task: Task, burns: tuple[int, ...], balance, rounds: int):
     """Seconds of each round, as long as this worker's steps take, what was measured, and the bounds."""
     own = replace(task, world=ring(task.world.num_states, burns[group.rank]))
     config = PartitionedConfig(sync_every_steps=20_000, balance=balance)
@@ -55,7 +55,7 @@ def timed_rounds(group: Group, task: Task, burns: tuple[int, int], balance, roun
     return np.array(seconds), extras, worker.bounds()
 
 
-def round_seconds(members, task: Task, burns: tuple[int, int], balance, rounds: int = 70) -> float:
+def round_seconds(members, task: Task, burns: tuple[int, ...], balance, rounds: int = 70) -> float:
     """Of the faster half of the later rounds: the machine may have other things to do."""
     seconds = run(members, timed_rounds, task, burns, balance, rounds)[0][0][rounds // 2 :]
     return float(np.sort(seconds)[: seconds.size // 2].mean())
@@ -114,7 +114,7 @@ def burn_on(core: int, seconds: float) -> None:
 
 def test_borders_move_to_where_visits_follow_speed(members_of: MembersOf) -> None:
     """All states of a ring are visited alike: a worker that is three times as fast comes to own most of them."""
-    task = ring_task(128)
+    task, extras = ring_task(128), {}
     for attempt in range(3):
         (_, extras, bounds), _ = run(
             members_of("processes", 2), timed_rounds, task, (BURN, 3 * BURN), "measured", 120
