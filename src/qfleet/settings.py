@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeGuard, get_args
 from qfleet.deep.dqn import DQNConfig
 from qfleet.environments.config import EnvironmentConfig
 from qfleet.errors import QfleetError
+from qfleet.json_fields import dataclass_from_json
 from qfleet.states.config import StatesConfig
 from qfleet.tabular.config import TabularConfig
 from qfleet.tabular.program import Rule
@@ -44,7 +45,14 @@ TOPOLOGY_CONFIGS: dict[Kind, dict[TopologyName, type[TopologyConfig]]] = {
 }
 """By name, the default first."""
 _ONE_WORKER = ("serial", "overlapped")
-_ALONE: dict[str, Any] = {"workers": 1, "backend": "threads", "address": "", "interface": ""}
+_ALONE: dict[str, Any] = {
+    "workers": 1,
+    "backend": "threads",
+    "address": "",
+    "interface": "",
+    "max_workers": 0,
+    "restarts": None,
+}
 ENGINE_CONFIGS: dict[Kind, type[EnvironmentConfig] | type[StatesConfig]] = {
     "table": StatesConfig,
     "deep": EnvironmentConfig,
@@ -82,6 +90,10 @@ class RunConfig:
     """Ray: the network interface on which workers speak to one another; else that of their node's address."""
     workers: int = 1
     """Members of the topology that learn."""
+    max_workers: int = 0
+    """Ray: as many workers as the cluster has CPUs, up to so many, also when nodes come and go; 0: --workers."""
+    restarts: int | None = None
+    """Times that lost workers are replaced before the run ends with an error; left out: 3 on Ray, 0 elsewhere."""
     steps: int = 100_000
     """Environment steps, of all workers together, after which the run stops."""
     episodes: int = 0
@@ -133,14 +145,21 @@ class RunConfig:
         ):
             if getattr(self, name) < 1:
                 raise QfleetError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("episodes", "evaluate_every_steps", "checkpoint_every_steps", "seed"):
+        for name in ("episodes", "evaluate_every_steps", "checkpoint_every_steps", "seed", "max_workers"):
             if getattr(self, name) < 0:
                 raise QfleetError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if self.restarts is not None and self.restarts < 0:
+            raise QfleetError(f"restarts is {self.restarts}; it must not be negative")
         for name in ("until_change", "until_error"):
             limit = getattr(self, name)
             if limit is not None and not limit >= 0:
                 raise QfleetError(f"{name} is {limit}; it must not be negative")
         _refuse_in_run(self)
+
+    @property
+    def allowed_restarts(self) -> int:
+        """Times that lost workers are replaced."""
+        return self.restarts if self.restarts is not None else 3 if self.backend == "ray" else 0
 
     @property
     def evaluation_interval(self) -> int:
@@ -168,10 +187,27 @@ def _refuse_in_run(run: RunConfig) -> None:
         if getattr(run, name) and run.backend != "ray":
             given = f"--{name} {getattr(run, name)}"
             raise QfleetError(f"{given} is for --backend ray; this run's backend is {run.backend}")
+    _refuse_to_replace(run)
     if is_rule(run.algorithm):
         _refuse_for_tables(run)
     else:
         _refuse_for_networks(run)
+
+
+def _refuse_to_replace(run: RunConfig) -> None:
+    """Raises QfleetError where workers cannot be replaced, or made more."""
+    if run.restarts and run.backend not in ("processes", "ray"):
+        why = (
+            "a rank that dies ends its job" if run.backend == "mpi" else "a thread that hangs cannot be ended"
+        )
+        raise QfleetError(
+            f"--restarts {run.restarts}: --backend {run.backend} cannot replace workers, as {why}; ray and processes "
+            "can, and qfleet resume goes on from the last checkpoint"
+        )
+    if run.max_workers and run.backend != "ray":
+        raise QfleetError(f"--max-workers is for --backend ray; this run's backend is {run.backend}")
+    if 0 < run.max_workers < run.workers:
+        raise QfleetError(f"--max-workers {run.max_workers} is less than --workers {run.workers}")
 
 
 def _refuse_for_tables(run: RunConfig) -> None:
@@ -299,14 +335,14 @@ class Settings:
         objects = value.get("objects", [])
         if not isinstance(objects, list) or any(name not in ("environment", "network") for name in objects):
             raise QfleetError(f"config: objects is {objects!r}; it may list 'environment' and 'network'")
-        run = _from_json(RunConfig, value.get("run", {}), "run")
+        run = dataclass_from_json(RunConfig, value.get("run", {}), "run")
         kind = kind_of(run.algorithm)
         return Settings(
             value["environment"],
             run,
-            _from_json(ENGINE_CONFIGS[kind], value.get("engine", {}), "engine"),
-            _from_json(ALGORITHM_CONFIGS[run.algorithm], value.get("algorithm", {}), "algorithm"),
-            _from_json(TOPOLOGY_CONFIGS[kind][run.topology], value.get("topology", {}), "topology"),
+            dataclass_from_json(ENGINE_CONFIGS[kind], value.get("engine", {}), "engine"),
+            dataclass_from_json(ALGORITHM_CONFIGS[run.algorithm], value.get("algorithm", {}), "algorithm"),
+            dataclass_from_json(TOPOLOGY_CONFIGS[kind][run.topology], value.get("topology", {}), "topology"),
             tuple(objects),
         )
 
@@ -315,40 +351,3 @@ def _carried_over(config: Any, chosen: Any) -> Any:
     """Another config with the values of the fields that both have."""
     common = {item.name for item in fields(chosen)} & {item.name for item in fields(config)}
     return chosen(**{key: getattr(config, key) for key in common})
-
-
-def _from_json(config_class: type, values: Any, section: str) -> Any:
-    if not isinstance(values, dict):
-        raise QfleetError(f"config: section {section!r} must be an object")
-    fields = {item.name: item for item in dataclasses.fields(config_class)}
-    if unknown := sorted(set(values) - set(fields)):
-        raise QfleetError(f"config: {section} has no setting {unknown[0]!r}; known are {', '.join(fields)}")
-    return config_class(**{name: _checked(fields[name], value, section) for name, value in values.items()})
-
-
-def _checked(item: dataclasses.Field, value: Any, section: str) -> Any:
-    """The value of one field from JSON; lists become tuples, and the type must fit."""
-    if isinstance(value, list):
-        value = tuple(value)
-    choices = get_args(item.type)
-    if choices and all(isinstance(choice, str) for choice in choices):
-        fits = value in choices
-    elif item.type == float | None:
-        fits = value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-    elif item.type is float:
-        fits = isinstance(value, int | float) and not isinstance(value, bool)
-    elif item.type is int:
-        fits = isinstance(value, int) and not isinstance(value, bool)
-    elif item.type in (bool, str):
-        fits = isinstance(value, item.type)
-    else:
-        fits = isinstance(value, tuple) and all(_is_element(element, choices[0]) for element in value)
-    if not fits:
-        named = choices and all(isinstance(choice, str) for choice in choices)
-        wanted = ", ".join(map(repr, choices)) if named else getattr(item.type, "__name__", item.type)
-        raise QfleetError(f"config: {section}.{item.name} is {value!r}; it must be {wanted}")
-    return value
-
-
-def _is_element(element: Any, wanted: type) -> bool:
-    return type(element) is wanted or (wanted is float and type(element) is int)
