@@ -5,6 +5,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +84,10 @@ def seconds_of_allreduce() -> float:
 
 def seconds_of_merge(address: str) -> float:
     """Ours, between two Ray workers."""
-    fleet = RayFleet(address)
-    handles = fleet.start_group(["one", "two"], [Merger] * NUM_WORKERS, 60.0)
-    futures = [handle.call("merge", MERGED_BYTES, 20) for handle in handles]
-    seconds = max(future.result(120.0) for future in futures)
-    fleet.close()
-    return seconds
+    with closing(RayFleet(address)) as fleet:
+        handles = fleet.start_group(["one", "two"], [Merger] * NUM_WORKERS, 60.0)
+        futures = [handle.call("merge", MERGED_BYTES, 20) for handle in handles]
+        return max(future.result(120.0) for future in futures)
 
 
 def topology_of(name: str, side: int, fleet: Fleet) -> TableTopology:
