@@ -49,6 +49,7 @@ bench-tables: test-install  ## The figures of tables in docs/benchmarks.md; need
 	-$(BIN)/python benchmarks/tables_python.py
 	-$(BIN)/python benchmarks/tables_memory.py
 	-$(BIN)/python benchmarks/tables_start.py
+	-$(BIN)/python benchmarks/tables_ray.py
 
 bench-minatar: test-install
 	$(BIN)/python benchmarks/minatar.py
