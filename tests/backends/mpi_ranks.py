@@ -62,7 +62,9 @@ def _swap(group: Group, num_bytes: int) -> bool:
     sent = np.arange(num_bytes // 8) + group.rank
     received = group.exchange([sent if rank != group.rank else sent[:0] for rank in range(group.size)])
     return all(
-        array.size == 0 if rank == group.rank else bool((array[::4093] == sent[::4093] - group.rank + rank).all())
+        array.size == 0
+        if rank == group.rank
+        else bool((array[::4093] == sent[::4093] - group.rank + rank).all())
         for rank, array in enumerate(received)
     )
 

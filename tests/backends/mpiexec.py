@@ -34,7 +34,7 @@ def started(folder: Path, ranks: int, *arguments: object) -> Iterator[subprocess
         process.communicate(timeout=20)
 
 
-def finish(process: subprocess.Popen[str], timeout_seconds: float = 100) -> tuple[int, str, str]:
+def finish(process: subprocess.Popen[str], timeout_seconds: float = 200) -> tuple[int, str, str]:
     """Exit code, standard output, standard error."""
     try:
         out, err = process.communicate(timeout=timeout_seconds)

@@ -106,7 +106,9 @@ def run_job(program: Callable[[], int]) -> int:
         job.abort(code or 1)
     job.finalize(code)
     if code:
-        time.sleep(_LAST_WORDS_SECONDS)  # mpiexec has words of its own for ranks that are still there when one fails
+        time.sleep(
+            _LAST_WORDS_SECONDS
+        )  # mpiexec has words of its own for ranks that are still there when one fails
     return code
 
 

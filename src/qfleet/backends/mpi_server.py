@@ -78,7 +78,9 @@ def serve(job: MpiJob) -> NoReturn:
     job.finalize(0)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)  # before rank 0, which knows whether all is well: launchers have words of their own for who is late
+    os._exit(
+        0
+    )  # before rank 0, which knows whether all is well: launchers have words of their own for who is late
 
 
 @final

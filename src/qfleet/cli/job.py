@@ -31,7 +31,9 @@ def run_in_job(program: Callable[[], int]) -> int:
     except QfleetError:
         if not is_first_on_its_machine():
             return 0
-        time.sleep(_SILENT_EXIT_SECONDS)  # of those that are still there when one fails, mpiexec makes many words
+        time.sleep(
+            _SILENT_EXIT_SECONDS
+        )  # of those that are still there when one fails, mpiexec makes many words
         raise
     from qfleet.backends.mpi_job import run_job
 
