@@ -1,4 +1,4 @@
-"""Runs under mpiexec: the bits of threads, one voice, and what is left when ranks die, hang, raise or are told to stop."""
+"""Runs under mpiexec: the bits of threads, one voice, and what comes of ranks that die, hang, raise, or are stopped."""
 
 import json
 import os

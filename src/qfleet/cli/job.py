@@ -23,7 +23,10 @@ def is_of_job(arguments: Sequence[str]) -> bool:
 
 
 def run_in_job(program: Callable[[], int]) -> int:
-    """Runs it on rank 0, for which the other ranks work; QfleetError, on one rank of a machine, where there is no MPI."""
+    """Runs it on rank 0, for which the other ranks work.
+
+    QfleetError where there is no MPI, on one rank of a machine: once is enough.
+    """
     from qfleet.backends.mpi_launch import refuse_without_mpi
 
     try:
