@@ -65,6 +65,12 @@ class Problem:
         return make(self.gymnasium_source, config, training=False)
 
 
+def with_workers(problem: Problem, workers: int) -> Problem:
+    """The same with another number of workers; raises QfleetError where there cannot be so many."""
+    settings = problem.settings
+    return replace(problem, settings=replace(settings, run=replace(settings.run, workers=workers)))
+
+
 def check(problem: Problem) -> None:
     """Raises QfleetError for what can be known to be impossible before anything is made."""
     settings = problem.settings

@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from qfleet.assembly import Problem, check
+from qfleet.assembly import Problem, check, with_workers
 from qfleet.backends.mpi_launch import num_ranks
 from qfleet.errors import QfleetError
 from qfleet.evaluation import FINAL, evaluation_seed
@@ -106,14 +106,19 @@ def new_folder(problem: Problem, out: Path | None) -> Iterator[RunFolder]:
 def resume(
     path: str | Path,
     *,
+    workers: int | None = None,
     environment: Source | None = None,
     network: "nn.Module | None" = None,
     quiet: bool = True,
     on_status: StatusCallback = lambda status: None,
 ) -> Run:
-    """Goes on from a run's newest sound checkpoint; give again the objects that it was made from."""
+    """Goes on from a run's newest sound checkpoint; give again the objects that it was made from.
+
+    With another number of `workers`, which an MPI job of another number of ranks has by itself, tables are divided
+    anew, and the episodes under way begin anew.
+    """
     folder = RunFolder.open(Path(path))
-    problem = problem_of(folder, environment, network)
+    problem = with_workers_now(problem_of(folder, environment, network), workers)
     return run_training(problem, folder, quiet=quiet, on_status=on_status, resume=True)
 
 
@@ -218,6 +223,13 @@ def with_ranks(settings: Settings, backend: str | None) -> Settings:
     if ranks is None or settings.kind == "deep" or settings.run.topology == "serial":
         return settings
     return replace(settings, run=replace(settings.run, backend="mpi", workers=ranks))
+
+
+def with_workers_now(problem: Problem, workers: int | None) -> Problem:
+    """The problem of a run that goes on, with as many workers as are asked for, or as its MPI job has ranks."""
+    if workers is not None:
+        return with_workers(problem, workers)
+    return replace(problem, settings=with_ranks(problem.settings, None))
 
 
 def _no_setting(settings: Settings, unknown: str) -> str:

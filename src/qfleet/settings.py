@@ -44,7 +44,14 @@ TOPOLOGY_CONFIGS: dict[Kind, dict[TopologyName, type[TopologyConfig]]] = {
 }
 """By name, the default first."""
 _ONE_WORKER = ("serial", "overlapped")
-_ALONE: dict[str, Any] = {"workers": 1, "backend": "threads", "address": "", "interface": ""}
+_ALONE: dict[str, Any] = {
+    "workers": 1,
+    "backend": "threads",
+    "address": "",
+    "interface": "",
+    "max_workers": 0,
+    "restarts": None,
+}
 ENGINE_CONFIGS: dict[Kind, type[EnvironmentConfig] | type[StatesConfig]] = {
     "table": StatesConfig,
     "deep": EnvironmentConfig,
@@ -82,6 +89,10 @@ class RunConfig:
     """Ray: the network interface on which workers speak to one another; else that of their node's address."""
     workers: int = 1
     """Members of the topology that learn."""
+    max_workers: int = 0
+    """Ray: as many workers as the cluster has CPUs, up to so many, also when nodes come and go; 0: --workers."""
+    restarts: int | None = None
+    """Times that lost workers are replaced before the run ends with an error; left out: 3 on Ray, 0 elsewhere."""
     steps: int = 100_000
     """Environment steps, of all workers together, after which the run stops."""
     episodes: int = 0
@@ -133,14 +144,21 @@ class RunConfig:
         ):
             if getattr(self, name) < 1:
                 raise QfleetError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("episodes", "evaluate_every_steps", "checkpoint_every_steps", "seed"):
+        for name in ("episodes", "evaluate_every_steps", "checkpoint_every_steps", "seed", "max_workers"):
             if getattr(self, name) < 0:
                 raise QfleetError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if self.restarts is not None and self.restarts < 0:
+            raise QfleetError(f"restarts is {self.restarts}; it must not be negative")
         for name in ("until_change", "until_error"):
             limit = getattr(self, name)
             if limit is not None and not limit >= 0:
                 raise QfleetError(f"{name} is {limit}; it must not be negative")
         _refuse_in_run(self)
+
+    @property
+    def allowed_restarts(self) -> int:
+        """Times that lost workers are replaced."""
+        return self.restarts if self.restarts is not None else 3 if self.backend == "ray" else 0
 
     @property
     def evaluation_interval(self) -> int:
@@ -168,10 +186,27 @@ def _refuse_in_run(run: RunConfig) -> None:
         if getattr(run, name) and run.backend != "ray":
             given = f"--{name} {getattr(run, name)}"
             raise QfleetError(f"{given} is for --backend ray; this run's backend is {run.backend}")
+    _refuse_to_replace(run)
     if is_rule(run.algorithm):
         _refuse_for_tables(run)
     else:
         _refuse_for_networks(run)
+
+
+def _refuse_to_replace(run: RunConfig) -> None:
+    """Raises QfleetError where workers cannot be replaced, or made more."""
+    if run.restarts and run.backend not in ("processes", "ray"):
+        why = (
+            "a rank that dies ends its job" if run.backend == "mpi" else "a thread that hangs cannot be ended"
+        )
+        raise QfleetError(
+            f"--restarts {run.restarts}: --backend {run.backend} cannot replace workers, as {why}; ray and processes "
+            "can, and qfleet resume goes on from the last checkpoint"
+        )
+    if run.max_workers and run.backend != "ray":
+        raise QfleetError(f"--max-workers is for --backend ray; this run's backend is {run.backend}")
+    if 0 < run.max_workers < run.workers:
+        raise QfleetError(f"--max-workers {run.max_workers} is less than --workers {run.workers}")
 
 
 def _refuse_for_tables(run: RunConfig) -> None:

@@ -20,6 +20,7 @@ from qfleet.tabular.evaluation import LookUp, play_world
 from qfleet.tabular.learner import Task
 from qfleet.topologies.averaged import Averaged, AveragedConfig
 from qfleet.topologies.partitioned import Partitioned, PartitionedConfig
+from qfleet.topologies.restarts import Restarts
 from qfleet.topologies.serial import TableSerial, TableSerialConfig
 from qfleet.topologies.shared import Shared, SharedConfig
 from qfleet.topologies.table_team import LearningTask, TableTopology
@@ -142,18 +143,20 @@ def _num_workers_here(problem: Problem) -> int:
     return 1 if run.address else run.workers  # a cluster's nodes refuse what their own memory cannot hold
 
 
-def make_topology(problem: Problem, task: LearningTask, fleet: Fleet) -> TableTopology:
-    """The topology with its workers, wherever the fleet has them."""
+def make_topology(
+    problem: Problem, task: LearningTask, fleet: Fleet, restarts: Restarts | None = None
+) -> TableTopology:
+    """The topology with its workers, wherever the fleet has them; they are replaced as `restarts` allows."""
     config = problem.settings.topology
     if isinstance(config, TableSerialConfig):
         return TableSerial(fleet, task, config)
     if isinstance(config, SharedConfig):
         counts_visits = problem.settings.tabular.learning_rate_schedule != "constant"
-        return Shared(fleet, task, config, counts_visits)
+        return Shared(fleet, task, config, counts_visits, restarts)
     if isinstance(config, AveragedConfig):
-        return Averaged(fleet, task, config)
+        return Averaged(fleet, task, config, restarts)
     assert isinstance(config, PartitionedConfig) and isinstance(task, Task)
-    return Partitioned(fleet, task, make_cut(problem, task.world, config), config)
+    return Partitioned(fleet, task, make_cut(problem, task.world, config), config, restarts)
 
 
 def make_cut(problem: Problem, world: World, config: PartitionedConfig) -> Cut:

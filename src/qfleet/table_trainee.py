@@ -8,14 +8,17 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from qfleet.assembly import Problem
-from qfleet.errors import QfleetError
+from qfleet.assembly import Problem, with_workers
+from qfleet.errors import FleetError, QfleetError
 from qfleet.evaluation import Evaluation
 from qfleet.exact_solution import ExactSolution, solve_exactly
+from qfleet.fleet import Fleet
 from qfleet.runs.checkpoints import CheckpointStore
+from qfleet.saved_tables import SavedTables
 from qfleet.table_assembly import make_fleet, make_subject, make_topology, refuse_too_large
 from qfleet.table_values import TableValues
 from qfleet.topologies.partitioned import Partitioned
+from qfleet.topologies.restarts import Restarts
 from qfleet.topologies.table_team import RoundsReport, TableTopology
 from qfleet.trainee import Progressed, Trainee
 
@@ -23,6 +26,8 @@ _TURNS = 200
 _LONGEST_TURN_STEPS = 2**25
 _FIRST_STEPS = 2**12
 _SMALL_TABLE_BYTES = 2**26
+_LOOK_SECONDS = 2.0
+"""Between two looks at what room the cluster has."""
 _LONGEST_TURN_SECONDS = 1.0
 """Signals are heard, and workers that hang are told from slow ones, between two calls of theirs."""
 
@@ -36,7 +41,10 @@ class TableTrainee(Trainee):
         self._subject = make_subject(problem)
         refuse_too_large(problem, self._subject.task)
         self._stack = ExitStack()
+        self._fleet: Fleet | None = None
         self._topology: TableTopology | None = None
+        self._restarts = Restarts(self._run.allowed_restarts, report)
+        self._next_look = 0.0
         self._given: dict[str, Any] | None = None
         self._reports: list[RoundsReport] = []
         self._exact: ExactSolution | None = None
@@ -83,25 +91,39 @@ class TableTrainee(Trainee):
 
     def _started(self) -> TableTopology:
         if self._topology is None:
-            fleet = make_fleet(self._problem)
-            self._stack.callback(fleet.close)
-            self._topology = make_topology(self._problem, self._subject.task, fleet)
-            self._stack.callback(self._topology.close)
-            if self._given is not None:
-                self._give(self._topology, self._given)
+            given = self._given
+            self._begin(lambda topology: None if given is None else self._give(topology, given))
+        assert self._topology is not None
         return self._topology
+
+    def _begin(self, prepare: Callable[[TableTopology], None], num_steps: int = 0) -> None:
+        """Starts workers, gives them what they begin from, and compiles; others, if one of them is lost meanwhile."""
+        if self._fleet is None:
+            self._fleet = make_fleet(self._problem)
+            self._stack.callback(self._fleet.close)
+        while self._topology is None:
+            topology = make_topology(self._problem, self._subject.task, self._fleet, self._restarts)
+            try:
+                prepare(topology)
+                topology.prepare()
+                self._topology = topology
+            except FleetError as error:
+                self._restarts.spend(error, num_steps)
+                topology.end()
 
     def prepare(self) -> None:
         """Solves exactly where that is wanted, starts the workers, compiles."""
         _ = self.exact
-        self._started().prepare()
+        self._started()
 
     def turns(self) -> Iterator[Progressed]:
         """A two-hundredth of the run at each turn, to the end of a round; slow ones are parts of that."""
-        exact, topology, total = self.exact, self._started(), self._run.steps
+        exact, total = self.exact, self._run.steps
         length = max(1, min(total // _TURNS, _LONGEST_TURN_STEPS))
         most = _FIRST_STEPS
-        while topology.num_steps < total:
+        while self._started().num_steps < total:
+            self._fit_into_cluster()
+            topology = self._started()
             before = topology.num_steps
             end = min(total, before - before % length + length)
             is_partial = True
@@ -113,6 +135,30 @@ class TableTrainee(Trainee):
                 most = max(1, int((topology.num_steps - made) / seconds * _LONGEST_TURN_SECONDS))
                 is_partial = topology.num_steps < end and not self._is_still
                 yield self._progressed(before, exact, is_partial=is_partial)
+
+    def _fit_into_cluster(self) -> None:
+        """Has as many workers as there is room for now, if that was asked for: looked at every few seconds."""
+        recovery = self._fleet.recovery if self._fleet is not None else None
+        if not self._run.max_workers or recovery is None or time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + _LOOK_SECONDS
+        workers = max(1, min(self._run.max_workers, recovery.room()))
+        if workers != self._run.workers:
+            self._report(
+                f"the cluster has room for {workers} workers now, instead of {self._run.workers}; they go on from step "
+                f"{self.num_steps:,}"
+            )
+            self._have_workers(workers)
+
+    def _have_workers(self, workers: int) -> None:
+        """Goes on with another number of workers."""
+        state = self.save_state()
+        self._started().end()
+        self._topology = self._given = None
+        self._problem = with_workers(self._problem, workers)
+        self._run = self._problem.settings.run
+        self._subject = make_subject(self._problem, state["encoder"] or None)
+        self.load_state(state)
 
     @property
     def _is_still(self) -> bool:
@@ -217,10 +263,21 @@ class TableTrainee(Trainee):
     def load_state(self, state: dict[str, Any]) -> None:
         """Goes on from there."""
         self._take_encoder(state["encoder"])
-        topology = self._started()
-        topology.load_tables(state["tables"])
-        topology.load_state(state["topology"])
         self._num_rounds = state["rounds"]
+        self._topology = None
+        self._begin(lambda topology: self._put_back(topology, state), state["topology"]["num_steps"])
+
+    def _put_back(self, topology: TableTopology, state: dict[str, Any]) -> None:
+        """What was saved; by as many workers as there are now, if there were others."""
+        saved = SavedTables(state)
+        if saved.num_workers == self._run.workers:
+            topology.load_tables(state["tables"])
+            return topology.load_state(state["topology"])
+        if isinstance(topology, Partitioned):
+            topology.set_rows(saved.rows)
+        else:
+            topology.set_values(saved.rows(np.arange(self._subject.task.shape[1])))
+        topology.begin_at(saved.num_steps, saved.rounds, saved.visits)
 
     def _take_encoder(self, encoder: dict[str, Any]) -> None:
         if encoder:
@@ -269,6 +326,7 @@ class TableTrainee(Trainee):
             topology.set_values(np.broadcast_to(values.merged(), task.shape))
         else:
             topology.set_values(rows_of(np.arange(task.shape[1])))
+        topology.forget_snapshot()
 
     def summary(self) -> dict[str, Any]:
         """The error, the best return there is, and what the topology measured."""
@@ -281,10 +339,16 @@ class TableTrainee(Trainee):
             )
         if self._num_rounds:
             measured["rounds"] = self._num_rounds
+        if self._run.allowed_restarts:
+            measured["restarts"] = self._restarts.used
+        if self._run.max_workers:
+            measured["workers_at_end"] = self._run.workers
         if isinstance(topology, Partitioned):
             measured["rows_of_workers"] = [int(report.extras["num_rows"]) for report in self._reports]
         return measured | {name: value for name, value in self._measured().items() if name != "num_rows"}
 
     def close(self) -> None:
         """Ends the workers."""
+        if self._topology is not None:
+            self._topology.close()
         self._stack.close()

@@ -131,6 +131,17 @@ def test_a_stopped_process_is_named_at_the_deadlines_and_ended() -> None:
     assert time.monotonic() - started < 2.5 and not Path(f"/proc/{process_ids[1]}").exists()
 
 
+def test_a_process_that_stays_stopped_is_named_within_two_seconds_and_ended(trio: Trio) -> None:
+    futures = [handle.call("run", _meet_for_ever) for handle in trio.handles]
+    time.sleep(0.2)
+    os.kill(trio.process_ids[1], signal.SIGSTOP)
+    started = time.monotonic()
+    for future in futures:
+        with pytest.raises(FleetError, match=r"worker 1 \(process \d+\) was stopped while running run"):
+            future.result(5)
+    assert time.monotonic() - started < 2
+
+
 def test_ctrl_c_does_not_reach_the_service(trio: Trio) -> None:
     for number in trio.process_ids:
         os.kill(number, signal.SIGINT)

@@ -14,19 +14,21 @@ from collections.abc import Callable
 from concurrent.futures import Future as PythonFuture
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, final
+from typing import Any, NoReturn, final
 
 import cloudpickle
 
 from qfleet.backends.futures import CallFuture, one_line
 from qfleet.backends.process_child import COMMAND, MAKE, ServiceStart
-from qfleet.backends.process_state import how_it_ended, if_stopped
+from qfleet.backends.process_state import how_it_ended, if_stopped, is_stopped
 from qfleet.backends.replies import load_reply
 from qfleet.errors import FleetError
 from qfleet.launcher import without_launcher
 
 _LOOK_SECONDS = 0.25
 """How often a process is looked at while nothing is heard of it."""
+_STOPPED_SECONDS = 1.0
+"""After Ctrl-Z all processes of a run go on together; one that does not for so long is lost."""
 _END_SECONDS = 1.0
 _ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
@@ -77,6 +79,11 @@ class ProcessHandle:
         self._queue.put(None)
         self._begin.set()
 
+    def kill(self) -> None:
+        """Ends the process whatever it does; `end` is to follow."""
+        self._process.kill()
+        self.ask_to_end()
+
     def end(self, timeout_seconds: float) -> None:
         """Waits a moment for the end that was asked for, then makes it."""
         self._thread.join(timeout_seconds)
@@ -123,9 +130,13 @@ class ProcessHandle:
         """Sends a message and gives what comes back; FleetError if the process ends before."""
         try:
             self._pipe.send_bytes(message)
+            looks_stopped = 0
             while not self._pipe.poll(_LOOK_SECONDS):
                 if self._process.poll() is not None and not self._pipe.poll(0):
                     raise EOFError
+                looks_stopped = looks_stopped + 1 if is_stopped(self._process.pid) else 0
+                if looks_stopped * _LOOK_SECONDS >= _STOPPED_SECONDS:
+                    self._note_stop()
             reply = self._pipe.recv_bytes()
         except (EOFError, OSError):
             raise FleetError(self._note_death()) from None
@@ -151,6 +162,13 @@ class ProcessHandle:
         self._death = f"{self._who()} {end} while {self._doing}"
         self._on_death(self._death)
         return self._death
+
+    def _note_stop(self) -> NoReturn:
+        """Nobody waits for a process that was told to stand still: it ends."""
+        self._death = f"{self._who()} was stopped while {self._doing}, and did not go on"
+        self._process.kill()
+        self._on_death(self._death)
+        raise FleetError(self._death)
 
     def _quit(self) -> None:
         if self._death is None:

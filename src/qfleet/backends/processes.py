@@ -8,6 +8,7 @@ from typing import Any, final
 
 from numpy.typing import DTypeLike, NDArray
 
+from qfleet.backends.budget import num_cores
 from qfleet.backends.control_block import ControlBlock
 from qfleet.backends.mailbox import FIRST_BYTES
 from qfleet.backends.process_child import Membership, ServiceStart
@@ -15,7 +16,7 @@ from qfleet.backends.process_handle import ProcessHandle
 from qfleet.backends.service_pickling import Buffers, dump_maker
 from qfleet.backends.shared_memory import Segment, SharedArrays, pack_buffers
 from qfleet.errors import FleetError
-from qfleet.fleet import Group
+from qfleet.fleet import Future, Group, Handle
 
 _START_SECONDS = 120.0
 _CLOSE_SECONDS = 1.8
@@ -61,12 +62,16 @@ class ProcessFleet:
     """Starts services as processes."""
 
     shares_memory = True
-    recovery = None
 
     def __init__(self) -> None:
         self._handles: list[ProcessHandle] = []
-        self._groups: list[GroupMemory] = []
+        self._groups: list[tuple[list[ProcessHandle], GroupMemory]] = []
         self._shared = SharedArrays()
+
+    @property
+    def recovery(self) -> "ProcessRecovery":
+        """Processes can be replaced; what they hand over is kept here."""
+        return ProcessRecovery(self)
 
     def start(self, name: str, make_service: Callable[[], Any]) -> ProcessHandle:
         """Makes a service in a new process; FleetError if the maker cannot be pickled."""
@@ -77,8 +82,10 @@ class ProcessFleet:
     ) -> list[ProcessHandle]:
         """Makes services in new processes, as one group; FleetError if a maker cannot be pickled."""
         group = GroupMemory(names, timeout_seconds)
-        self._groups.append(group)
-        return self._start(names, make_services, group)
+        handles: list[ProcessHandle] = []
+        self._groups.append((handles, group))
+        handles += self._start(names, make_services, group)
+        return handles
 
     def shared_array(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         """Zeroed memory that is the same in all services whose makers hold it, or a view of it."""
@@ -86,16 +93,27 @@ class ProcessFleet:
 
     def close(self) -> None:
         """Lets the calls made so far finish, within a short time, and ends all processes."""
-        handles, self._handles = self._handles, []
-        for handle in handles:
+        for handle in self._handles:
             handle.ask_to_end()
-        deadline = time.monotonic() + _CLOSE_SECONDS
-        for handle in handles:
-            handle.end(max(0.0, deadline - time.monotonic()))
+        self.end(list(self._handles), _CLOSE_SECONDS)
         groups, self._groups = self._groups, []
-        for group in groups:
+        for _, group in groups:
             group.close()
         self._shared.close()
+
+    def end(self, handles: Sequence[ProcessHandle], timeout_seconds: float) -> None:
+        """Waits a moment for the ends that were asked for, then makes them."""
+        deadline = time.monotonic() + timeout_seconds
+        for handle in handles:
+            handle.end(max(0.0, deadline - time.monotonic()))
+        self._handles = [handle for handle in self._handles if handle not in handles]
+
+    def close_groups_of(self, handles: Sequence[ProcessHandle]) -> None:
+        """Gives back the memory of groups all of whose members have ended."""
+        over = [pair for pair in self._groups if all(handle in handles for handle in pair[0])]
+        for pair in over:
+            pair[1].close()
+            self._groups.remove(pair)
 
     def _start(
         self, names: Sequence[str], makers: Sequence[Callable[..., Any]], group: GroupMemory | None
@@ -134,6 +152,33 @@ class ProcessFleet:
             for rank, (maker, used) in enumerate(dumped)
         ]
         return starts, frozen
+
+
+@final
+class ProcessRecovery:
+    """What can be done about processes that are gone, or hang."""
+
+    def __init__(self, fleet: ProcessFleet) -> None:
+        self._fleet = fleet
+
+    def keep(self, handle: Handle, method: str, *arguments: Any) -> Future:
+        """A call whose result this process has, and so keeps; it stands for itself."""
+        return handle.call(method, *arguments)
+
+    def forget(self, kept: Sequence[Any]) -> None:
+        """There is nothing to do: memory is freed with the last reference."""
+
+    def end(self, handles: Sequence[Handle]) -> None:
+        """Ends the processes at once, and frees their groups' memory."""
+        ours = [handle for handle in handles if isinstance(handle, ProcessHandle)]
+        for handle in ours:
+            handle.kill()
+        self._fleet.end(ours, 0.0)
+        self._fleet.close_groups_of(ours)
+
+    def room(self) -> int:
+        """As many as this machine has cores."""
+        return num_cores()
 
 
 def _nobody_waits(reason: str) -> None:

@@ -14,7 +14,7 @@ from qfleet.cli.output import ending, print_json, twice
 from qfleet.cli.parsing import parse
 from qfleet.cli.signals import exit_code, resumable, say_how_to_go_on
 from qfleet.errors import QfleetError
-from qfleet.experiment import run_training
+from qfleet.experiment import run_training, with_workers_now
 from qfleet.interruption import Interruption
 from qfleet.run import problem_of
 from qfleet.runs.folder import RunFolder
@@ -30,6 +30,8 @@ class ResumeFlags:
     """Environment steps, counted from the run's very first, after which it stops; else as it was told before."""
     until_return: float | None = None
     """Mean greedy return at which it stops; inf: never; else as it was told before."""
+    workers: int | None = None
+    """Tables: members of the topology, if other than before; under mpiexec as many as there are ranks."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print nothing but one JSON object, the summary, on standard output; all else goes to standard error."""
     quiet: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -40,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
     """Trains on and returns the exit code."""
     flags = parse("resume", ResumeFlags, arguments)
     folder = RunFolder.open(Path(flags.run))
-    problem = problem_of(folder, None, None)
+    problem = with_workers_now(problem_of(folder, None, None), flags.workers)
     _check_there_is_more(folder, problem, flags)
     announce_compilation(flags.quiet)
     with Interruption() as interruption, resumable(folder):
@@ -85,12 +87,12 @@ def _check_there_is_more(folder: RunFolder, problem: Problem, flags: ResumeFlags
 
 
 def _with_limits(folder: RunFolder, problem: Problem, flags: ResumeFlags) -> Problem:
-    """The new limits go into config.json, so that the next resume knows them."""
+    """New limits, and another number of workers, go into config.json, so that the next resume knows them."""
     given = {"steps": flags.steps, "until_return": flags.until_return}
     changes = {name: value for name, value in given.items() if value is not None}
-    if not changes:
-        return problem
     settings = replace(problem.settings, run=replace(problem.settings.run, **changes))
+    if settings.to_json() == folder.read_config():
+        return problem
     with folder.lock():
         folder.write_config(settings.to_json())
     return replace(problem, settings=settings)

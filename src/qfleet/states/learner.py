@@ -33,6 +33,8 @@ class PythonLearner:
         self._turn = 0
         self._num_seeded = np.zeros(own, np.int64)
         """Resets with a seed of their own, by environment."""
+        self._seeded_at = np.full(own, -1)
+        """The age at which that was done last, by environment."""
         self._singles: list[SingleEnvironment] = []
         self._compile(weighted=weighted)
 
@@ -58,8 +60,15 @@ class PythonLearner:
         for i in range(len(self._walkers)):
             self._reset(i, self._next_seed(i))
 
+    def begin_at(self, num_steps: int) -> None:
+        """Before the environments are made: together they have made `num_steps` steps; episodes have other seeds."""
+        ages = self._steps.walkers
+        ages.age[:] = ages.born[:] = num_steps // self.task.num_walkers
+        self._num_seeded[:] = num_steps
+
     def _next_seed(self, i: int) -> int:
         self._num_seeded[i] += 1
+        self._seeded_at[i] = self._steps.walkers.age[self._walkers[i]]
         return episode_seed(self.task.seed, self._walkers[i], int(self._num_seeded[i]))
 
     def advance(self, budget: int) -> Advance:
@@ -152,7 +161,7 @@ class PythonLearner:
         """
         saved = {str(i): save_environment(single.env) for i, single in enumerate(self._singles)}
         for i, state in saved.items():
-            if state is None:
+            if state is None and self._seeded_at[int(i)] != self._steps.walkers.age[self._walkers[int(i)]]:
                 self._cut(int(i))
         return {
             "walkers": {key: array.copy() for key, array in self._steps.walkers._asdict().items()},
@@ -161,6 +170,7 @@ class PythonLearner:
             "tiles": self._steps.tiles.copy(),
             "turn": self._turn,
             "num_seeded": self._num_seeded.copy(),
+            "seeded_at": self._seeded_at.copy(),
             "environments": {i: state for i, state in saved.items() if state is not None},
         }
 
@@ -181,7 +191,7 @@ class PythonLearner:
         self.table.visits[...] = state["visits"]
         self._steps.tiles[...] = state["tiles"]
         self._turn = int(state["turn"])
-        self._num_seeded[...] = state["num_seeded"]
+        self._num_seeded[...], self._seeded_at[...] = state["num_seeded"], state["seeded_at"]
         for i, single in enumerate(self._singles):
             self._restore(i, single, state["environments"].get(str(i)))
 

@@ -69,6 +69,11 @@ class PythonTask:
         return self.config.learning_rate_schedule != "constant"
 
     @property
+    def can_pause_anywhere(self) -> bool:
+        """Environments whose state cannot be had begin new episodes."""
+        return False
+
+    @property
     def initial_value(self) -> float:
         """What every entry of the table begins with: with tiles each tiling's share of the initial value."""
         return self.config.initial_value / max(1, self.encoder.num_tilings)

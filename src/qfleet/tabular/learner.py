@@ -83,6 +83,11 @@ class Task:
         """Whether updates are counted for every pair."""
         return self.config.learning_rate_schedule != "constant"
 
+    @property
+    def can_pause_anywhere(self) -> bool:
+        """Walkers are saved as they stand."""
+        return True
+
     def make_table(
         self, values: NDArray[Any], *, weighted: bool = False, visits: NDArray[np.uint32] | None = None
     ) -> Table:
@@ -264,6 +269,12 @@ class TableLearner:
         self.begin()
         self.admit()
         self.advance(0)  # compiles the kernel
+
+    def begin_at(self, num_steps: int) -> None:
+        """Before the walkers begin: together they have made `num_steps` steps; their random numbers are new ones."""
+        fresh = make_walkers(int(mix(np.uint64((self.task.seed + num_steps) % 2**64))), self.task.num_walkers)
+        self.walkers.random[:] = fresh.random
+        self.walkers.age[:] = self.walkers.born[:] = num_steps // self.task.num_walkers
 
     def begin(self) -> None:
         """Puts the walkers into their first states; raises QfleetError if one is none of the world's."""

@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from qfleet.errors import QfleetError
 from qfleet.fleet import Fleet, Group
 from qfleet.tabular.merging import bounds_of, merge_by_visits, merge_deltas, merge_equal
+from qfleet.topologies.restarts import Restarts
 from qfleet.topologies.table_team import (
     LearningTask,
     RoundsReport,
     TableTopology,
     TableWorker,
+    TaskLearner,
     initial_tables,
     largest_change,
     rounds_budget,
@@ -63,7 +65,7 @@ class AveragedConfig:
 
 
 @final
-class AveragedWorker(TableWorker):
+class AveragedWorker(TableWorker[TaskLearner]):
     """Learns in its copy, merges, learns on."""
 
     def __init__(
@@ -78,7 +80,6 @@ class AveragedWorker(TableWorker):
         self._values, self._log_weights = self._table.values.reshape(-1), self._table.log_weights.reshape(-1)
         self._base = np.empty(0)
         """The delta merge's old values, of the slices that this worker merges."""
-        self._num_rounds = 0
 
     def start(self) -> None:
         """Compiles, and begins the first episodes."""
@@ -168,12 +169,14 @@ def _pieces(length: int, workers: int) -> list[list[slice]]:
 class Averaged(TableTopology):
     """As many copies as workers."""
 
-    def __init__(self, fleet: Fleet, task: LearningTask, config: AveragedConfig) -> None:
+    def __init__(
+        self, fleet: Fleet, task: LearningTask, config: AveragedConfig, restarts: Restarts | None = None
+    ) -> None:
         self._copies = initial_tables(fleet, task, task.num_workers) if fleet.shares_memory else None
         makers: Sequence[Any] = [
             partial(AveragedWorker, task, self._copies, config) for _ in range(task.num_workers)
         ]
-        super().__init__(fleet, task, makers, config.stall_timeout_seconds)
+        super().__init__(fleet, task, makers, config.stall_timeout_seconds, restarts)
 
     def values(self) -> NDArray[Any]:
         """The first worker's copy: between rounds all are equal."""
@@ -185,3 +188,10 @@ class Averaged(TableTopology):
             self._all("set_values", values)
         else:
             self._copies[...] = values
+
+    def _keep_tables(self) -> Any:
+        """One copy, as all are equal."""
+        return self._copies[0].copy() if self._copies is not None else self._workers.keep("values", 0)[0]
+
+    def _kept_in(self, tables: Any) -> Sequence[Any]:
+        return [tables] if self._copies is None else []

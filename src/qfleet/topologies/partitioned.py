@@ -23,7 +23,8 @@ from qfleet.errors import QfleetError
 from qfleet.fleet import Fleet, Group
 from qfleet.tabular.border import Border, settle
 from qfleet.tabular.cut import Cut, cut_by_load, imbalance
-from qfleet.tabular.learner import Advance, Task
+from qfleet.tabular.learner import Advance, TableLearner, Task
+from qfleet.topologies.restarts import Restarts
 from qfleet.topologies.table_team import (
     RoundsReport,
     TableTopology,
@@ -78,7 +79,7 @@ class PartitionedConfig:
 
 
 @final
-class PartitionedWorker(TableWorker):
+class PartitionedWorker(TableWorker[TableLearner]):
     """Owns the rows of its states."""
 
     def __init__(self, task: Task, cut: Cut, config: PartitionedConfig, group: Group) -> None:
@@ -87,7 +88,7 @@ class PartitionedWorker(TableWorker):
         values = self._new_rows(cut)
         self._learner = task.make_learner(group.rank, task.make_table(values))
         self._border = Border(self._learner, cut, group.rank, values)
-        self._num_rounds = self._rounds_since_move = 0
+        self._rounds_since_move = 0
         self._sent_bytes = self._parked = self._made = 0
         self._imbalance_before = self._imbalance_now = 1.0
         self._load_before, self._looked_at = self._border.load.copy(), (0, 0)
@@ -289,6 +290,11 @@ class PartitionedWorker(TableWorker):
         self._border.load_state(state["border"])
         self._learner.load_state(state["learner"])
 
+    def begin_at(self, num_steps: int, rounds: int) -> None:
+        """The same; by now the values across the borders have left the initial one."""
+        super().begin_at(num_steps, rounds)
+        self._border.forget_initial_values()
+
     def close(self) -> None:
         """There is nothing to free."""
 
@@ -301,11 +307,18 @@ def _walkers_of(message: NDArray[np.int64]) -> NDArray[np.int64]:
 class Partitioned(TableTopology):
     """One table in as many shards as workers."""
 
-    def __init__(self, fleet: Fleet, task: Task, cut: Cut, config: PartitionedConfig) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        task: Task,
+        cut: Cut,
+        config: PartitionedConfig,
+        restarts: Restarts | None = None,
+    ) -> None:
         makers: Sequence[Any] = [
             partial(PartitionedWorker, task, cut, config) for _ in range(task.num_workers)
         ]
-        super().__init__(fleet, task, makers, config.stall_timeout_seconds)
+        super().__init__(fleet, task, makers, config.stall_timeout_seconds, restarts)
         self._first_cut, self._keeps_shards = cut, config.keep_shards
 
     def cut(self) -> Cut:
@@ -357,3 +370,21 @@ class Partitioned(TableTopology):
         """Takes what `save_tables` returned."""
         for rank in range(len(state["bounds"]) - 1):
             self._set_rows(rank, state["bounds"], state["shards"][str(rank)])
+
+    def _keep_tables(self) -> Any:
+        """The bounds of the cut, and what stands for each worker's rows."""
+        ranks = range(len(self._workers))
+        return self._workers.one(0, "bounds"), self._workers.keep("rows", *ranks)
+
+    def _give_tables(self, tables: Any) -> None:
+        bounds, kept = tables
+        self._workers.each("set_rows", [(bounds, rows) for rows in kept])
+
+    def _kept_in(self, tables: Any) -> Sequence[Any]:
+        return tables[1]
+
+    def _set_visits(self, visits_of: Callable[[NDArray[np.int64]], NDArray[np.uint32]]) -> None:
+        """To each worker those of its rows."""
+        cut = self.cut()
+        for rank in range(cut.num_workers):
+            self._one(rank, "set_visits", visits_of(cut.states(rank)))

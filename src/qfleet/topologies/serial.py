@@ -19,6 +19,7 @@ from qfleet.topologies.table_team import (
     RoundsReport,
     TableTopology,
     TableWorker,
+    TaskLearner,
     initial_tables,
     largest_change,
     rounds_budget,
@@ -96,7 +97,7 @@ class TableSerialConfig:
 
 
 @final
-class TableSerialWorker(TableWorker):
+class TableSerialWorker(TableWorker[TaskLearner]):
     """Learns in its own table."""
 
     def __init__(

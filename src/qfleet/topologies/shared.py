@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 from qfleet.errors import QfleetError
 from qfleet.fleet import Fleet, Group
+from qfleet.topologies.restarts import Restarts
 from qfleet.topologies.table_team import (
     LearningTask,
     RoundsReport,
     TableTopology,
     TableWorker,
+    TaskLearner,
     initial_tables,
     largest_change,
     rounds_budget,
@@ -44,7 +46,7 @@ class SharedConfig:
 
 
 @final
-class SharedWorker(TableWorker):
+class SharedWorker(TableWorker[TaskLearner]):
     """Learns in the table that all have."""
 
     def __init__(
@@ -114,14 +116,21 @@ class SharedWorker(TableWorker):
 class Shared(TableTopology):
     """One table, any number of workers."""
 
-    def __init__(self, fleet: Fleet, task: LearningTask, config: SharedConfig, counts_visits: bool) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        task: LearningTask,
+        config: SharedConfig,
+        counts_visits: bool,
+        restarts: Restarts | None = None,
+    ) -> None:
         self._values = initial_tables(fleet, task)
         visits = fleet.shared_array(task.shape, np.uint32) if counts_visits else None
         makers: Sequence[Any] = [
             partial(SharedWorker, task, rank, self._values, visits, config)
             for rank in range(task.num_workers)
         ]
-        super().__init__(fleet, task, makers, config.stall_timeout_seconds)
+        super().__init__(fleet, task, makers, config.stall_timeout_seconds, restarts)
 
     def values(self) -> NDArray[Any]:
         """The table itself."""

@@ -3,27 +3,21 @@
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qfleet.errors import FleetError
-from qfleet.fleet import Fleet, Future, Group, Handle
+from qfleet.fleet import Fleet, Group
 from qfleet.tabular.learner import Advance
 from qfleet.tabular.records import Table
+from qfleet.topologies.restarts import Restarts, Snapshot
+from qfleet.topologies.workers import START_SECONDS, Workers
 
-_CLOSE_SECONDS = 2.0
-_GRACE_SECONDS = 2.0
-"""Workers that wait for another name it first; the driver would name them."""
-_LATER_SECONDS = 0.5
-"""How long the others are waited for once one has failed."""
 SHORTEST_ROUND_STEPS = 2**18
 LONGEST_ROUND_STEPS = 2**25
-START_SECONDS = 300.0
-"""For importing, compiling and the first states."""
 
 
 class TaskLearner(Protocol):
@@ -33,6 +27,10 @@ class TaskLearner(Protocol):
 
     def start(self) -> None:
         """Puts the walkers into their first states."""
+        ...
+
+    def begin_at(self, num_steps: int) -> None:
+        """Before `start`: all walkers have made so many steps; the episodes that begin are others than the first."""
         ...
 
     def advance(self, budget: int) -> Advance:
@@ -84,6 +82,16 @@ class LearningTask(Protocol):
         """Of every entry."""
         ...
 
+    @property
+    def counts_visits(self) -> bool:
+        """Whether updates are counted for every pair."""
+        ...
+
+    @property
+    def can_pause_anywhere(self) -> bool:
+        """Whether saving a worker's state changes nothing of what it does next."""
+        ...
+
     def make_table(
         self, values: NDArray[Any], *, weighted: bool = False, visits: NDArray[np.uint32] | None = None
     ) -> Table:
@@ -93,6 +101,9 @@ class LearningTask(Protocol):
     def make_learner(self, worker: int, table: Table, *, weighted: bool = False) -> TaskLearner:
         """The learner of one worker."""
         ...
+
+
+Learner = TypeVar("Learner", bound=TaskLearner)
 
 
 @dataclass(frozen=True)
@@ -109,17 +120,29 @@ class RoundsReport:
     """What the topology measures: imbalance, parked fraction, lost updates, ..."""
 
 
-class TableWorker(ABC):
+class TableWorker(ABC, Generic[Learner]):
     """One member of a topology of tables, wherever it lives."""
+
+    _learner: Learner
 
     def __init__(self, task: LearningTask, rank: int) -> None:
         self.task, self.rank = task, rank
         self.num_steps = 0
         """Steps of all workers."""
+        self._num_rounds = 0
 
     @abstractmethod
     def start(self) -> None:
         """Compiles, and puts the walkers into their first states."""
+
+    def begin_at(self, num_steps: int, rounds: int) -> None:
+        """Before `start`: all workers, of whom there were others, have made so many steps, in so many rounds."""
+        self.num_steps, self._num_rounds = num_steps, rounds
+        self._learner.begin_at(num_steps)
+
+    def set_visits(self, visits: NDArray[np.uint32]) -> None:
+        """Takes how often the pairs of its rows were updated."""
+        self._learner.table.visits[...] = visits
 
     @abstractmethod
     def advance(self, until_steps: int, until_change: float | None) -> RoundsReport:
@@ -162,20 +185,6 @@ def largest_change(before: NDArray[Any], after: NDArray[Any]) -> float:
     )
 
 
-def _results(futures: Sequence[Future], timeout_seconds: float) -> list[Any]:
-    """All results; of several errors the one that is no mere consequence of another worker's."""
-    results, errors, deadline = [], [], time.monotonic() + timeout_seconds
-    for future in futures:
-        left = max(0.0, deadline - time.monotonic())
-        try:
-            results.append(future.result(min(left, _LATER_SECONDS) if errors else left))
-        except Exception as error:
-            errors.append(error)
-    if errors:
-        raise next((error for error in errors if not isinstance(error, FleetError)), errors[0])
-    return results
-
-
 def initial_tables(fleet: Fleet, task: LearningTask, *copies: int) -> NDArray[Any]:
     """(*copies, num_tables, num_states, num_actions) in memory that all workers see, at the initial values."""
     tables = fleet.shared_array((*copies, *task.shape), task.dtype)
@@ -185,59 +194,155 @@ def initial_tables(fleet: Fleet, task: LearningTask, *copies: int) -> NDArray[An
 
 
 class TableTopology(ABC):
-    """The driver's view: starts the workers, tells them how far to go, reads their tables."""
+    """The driver's view: starts the workers, tells them how far to go, reads their tables.
+
+    Where workers can be replaced, a call that fails as one of them is gone or hangs is made again: by new workers,
+    which have been brought to where the old ones were by way of the last snapshot.
+    """
 
     def __init__(
         self,
         fleet: Fleet,
         task: LearningTask,
-        makers: Sequence[Callable[[Group], TableWorker]],
+        makers: Sequence[Callable[[Group], TableWorker[Any]]],
         stall_timeout_seconds: float,
+        restarts: Restarts | None = None,
     ) -> None:
-        names = [f"worker {rank}" for rank in range(len(makers))]
-        self._total_steps = task.total_steps
-        self._timeout_seconds = stall_timeout_seconds
-        self._handles: Sequence[Handle] = fleet.start_group(names, makers, stall_timeout_seconds)
+        """`restarts`: how often lost workers are replaced; None for never."""
+        self._task, self._start_seconds = task, max(START_SECONDS, stall_timeout_seconds)
+        self._workers = Workers(fleet, makers, stall_timeout_seconds)
+        self._restarts = restarts
+        self._snapshot: Snapshot | None = None
+        self._longest_call_steps = 1
         self.num_steps = 0
         """Steps of all workers."""
-        self._begun = self._is_broken = False
+        self._begun = self._is_recovering = False
 
     def prepare(self) -> None:
-        """Lets the workers compile and begin, if they have not."""
+        """Lets the workers compile and begin, if they have not; from then on lost ones can be replaced."""
         if not self._begun:
-            self._all("start", timeout_seconds=max(START_SECONDS, self._timeout_seconds))
+            self._all("start", timeout_seconds=self._start_seconds)
             self._begun = True
+        self._take_snapshot_if_due()
 
     def advance(self, until_steps: int, until_change: float | None = None) -> list[RoundsReport]:
         """All workers' rounds until `until_steps` steps, of those of the run, are made in all."""
         self.prepare()
-        reports = self._all("advance", min(until_steps, self._total_steps), until_change)
-        self.num_steps = self._steps_of(reports)
+        reports = self._all("advance", min(until_steps, self._task.total_steps), until_change)
+        made = self._steps_of(reports)
+        self._longest_call_steps = max(self._longest_call_steps, made - self.num_steps)
+        self.num_steps = made
         return reports
 
     @staticmethod
     def _steps_of(reports: list[RoundsReport]) -> int:
         return reports[0].num_steps
 
+    def begin_at(
+        self, num_steps: int, rounds: int, visits_of: Callable[[NDArray[np.int64]], NDArray[np.uint32]]
+    ) -> None:
+        """Goes on from a run with another number of workers: its values were put back already, episodes begin anew.
+
+        `visits_of` gives visits (num_tables, n, num_actions) of states (n,): those of one worker, or of all where
+        they share a table.
+        """
+        self._all("begin_at", num_steps, rounds)
+        if self._task.counts_visits:
+            self._set_visits(visits_of)
+        self.num_steps, self._snapshot = num_steps, None
+
+    def _set_visits(self, visits_of: Callable[[NDArray[np.int64]], NDArray[np.uint32]]) -> None:
+        self._all("set_visits", visits_of(np.arange(self._task.shape[1])))
+
+    # Calls
+
     def _one(self, rank: int, method: str, *arguments: Any) -> Any:
         """One call of one worker."""
-        return self._handles[rank].call(method, *arguments).result(self._timeout_seconds)
+        return self._lasting(lambda: self._workers.one(rank, method, *arguments))
 
     def _all(self, method: str, *arguments: Any, timeout_seconds: float | None = None) -> list[Any]:
         """One call of every worker at the same time."""
-        timeout = self._timeout_seconds + _GRACE_SECONDS if timeout_seconds is None else timeout_seconds
+        return self._lasting(lambda: self._workers.all(method, *arguments, timeout_seconds=timeout_seconds))
+
+    def _lasting(self, call: Callable[[], Any]) -> Any:
+        """Makes calls again after workers were lost, if there is a way back."""
+        while True:
+            try:
+                return call()
+            except FleetError as error:
+                if self._snapshot is None or self._is_recovering:
+                    raise
+                self._recover(error, self._snapshot)
+
+    # Faults
+
+    def _take_snapshot_if_due(self) -> None:
+        if self._restarts is None or not self._restarts.allowed or not self._workers.can_be_replaced:
+            return
+        is_due = self._task.can_pause_anywhere and self._restarts.is_snapshot_due()
+        if self._snapshot is None or is_due:
+            started = time.perf_counter()
+            self._lasting(self._take_snapshot)
+            self._restarts.note_snapshot(time.perf_counter() - started)
+
+    def _take_snapshot(self) -> None:
+        old = self._snapshot
+        states = self._workers.keep("save_state", *range(len(self._workers)))
+        self._snapshot = Snapshot(self.num_steps, self._keep_tables(), states)
+        if old is not None:
+            self._workers.forget([*old.states, *self._kept_in(old.tables)])
+
+    def _recover(self, error: FleetError, snapshot: Snapshot) -> None:
+        """Puts new workers where the lost ones were: rounds since the snapshot are made again, with the same bits."""
+        assert self._restarts is not None, "there is a snapshot"
+        self._is_recovering = True
         try:
-            return _results([handle.call(method, *arguments) for handle in self._handles], timeout)
-        except FleetError:
-            self._is_broken = True
-            raise
+            while True:
+                self._restarts.spend(error, snapshot.num_steps)
+                try:
+                    self._workers.replace()
+                    return self._go_back_and_on(snapshot)
+                except FleetError as another:
+                    error = another
+        finally:
+            self._is_recovering = False
+            self._restarts.want_snapshot()
+
+    def _go_back_and_on(self, snapshot: Snapshot) -> None:
+        """To where the snapshot was taken, and from there, in calls no longer than others were, to where they were."""
+        self._workers.all("start", timeout_seconds=self._start_seconds)
+        self._give_tables(snapshot.tables)
+        self._workers.each("load_state", [(state,) for state in snapshot.states], self._start_seconds)
+        made = snapshot.num_steps
+        while made < self.num_steps:
+            until = min(self.num_steps, made + self._longest_call_steps)
+            made = self._steps_of(self._workers.all("advance", until, None))
+
+    def forget_snapshot(self) -> None:
+        """What the workers hold was changed by other means than `advance`."""
+        self._snapshot = None
+
+    def _keep_tables(self) -> Any:
+        """The values, for a snapshot; here in the driver's memory."""
+        return self.values().copy()
+
+    def _give_tables(self, tables: Any) -> None:
+        """Puts back what `_keep_tables` gave."""
+        self.set_values(tables)
+
+    def _kept_in(self, tables: Any) -> Sequence[Any]:
+        """What of `_keep_tables` is to be forgotten."""
+        return ()
+
+    def end(self) -> None:
+        """Ends the workers at once, where they can be replaced."""
+        self._workers.end()
 
     def close(self) -> None:
-        """Lets the workers free what they hold, if none of them is dead or hangs: they would be waited for."""
-        if self._is_broken:
-            return
-        with suppress(Exception):
-            self._all("close", timeout_seconds=_CLOSE_SECONDS)
+        """Lets the workers free what they hold."""
+        self._workers.close()
+
+    # Values and states
 
     @abstractmethod
     def values(self) -> NDArray[Any]:
@@ -257,16 +362,16 @@ class TableTopology(ABC):
 
     def save_state(self) -> dict[str, Any]:
         """Everything but the values."""
+        states = self._all("save_state")
+        if not self._task.can_pause_anywhere:
+            self._snapshot = None  # what comes before this can no longer be repeated
         return {
             "num_steps": self.num_steps,
-            "workers": {str(rank): state for rank, state in enumerate(self._all("save_state"))},
+            "workers": {str(rank): state for rank, state in enumerate(states)},
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Goes on from `save_state`, after `set_values`."""
-        futures = [
-            handle.call("load_state", state["workers"][str(rank)])
-            for rank, handle in enumerate(self._handles)
-        ]
-        _results(futures, max(START_SECONDS, self._timeout_seconds))
-        self.num_steps, self._begun = state["num_steps"], True
+        states = [(state["workers"][str(rank)],) for rank in range(len(self._workers))]
+        self._workers.each("load_state", states, self._start_seconds)
+        self.num_steps, self._begun, self._snapshot = state["num_steps"], True, None

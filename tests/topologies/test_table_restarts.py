@@ -1,0 +1,130 @@
+"""Workers that are killed or stopped are replaced, and the run ends with the bits of one that lost nobody."""
+
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import qfleet
+from qfleet.errors import FleetError, QfleetError
+
+RUN: dict[str, Any] = {
+    "algorithm": "q-learning",
+    "workers": 2,
+    "backend": "processes",
+    "steps": 120_000_000,
+    "final_episodes": 5,
+    "evaluation_episodes": 5,
+    "until_return": float("inf"),
+    "exact": "no",
+    "stall_timeout_seconds": 3.0,
+}
+TOPOLOGIES: dict[str, dict[str, Any]] = {
+    "averaged": {"topology": "averaged", "learning_rate_schedule": "visits"},
+    "partitioned": {"topology": "partitioned"},
+    "shards": {"topology": "partitioned", "keep_shards": True, "learning_rate_schedule": "visits"},
+}
+
+
+def _workers() -> list[int]:
+    """Process ids of the workers that run now."""
+    found = []
+    for task in Path("/proc/self/task").iterdir():
+        found += [int(text) for text in (task / "children").read_text().split()]
+    commands = {number: Path(f"/proc/{number}/cmdline").read_bytes() for number in found}
+    return sorted(number for number, command in commands.items() if b"process_child" in command)
+
+
+@contextmanager
+def _losing(times: int, how: signal.Signals, chance: random.Random) -> Iterator[list[int]]:
+    """While entered, workers get a signal at random moments; a list of whom it was sent to."""
+    hit: list[int] = []
+    over = threading.Event()
+
+    def strike() -> None:
+        while len(hit) < times and not over.wait(chance.uniform(0.2, 1.2)):
+            if living := [number for number in _workers() if number not in hit]:
+                hit.append(chance.choice(living))
+                os.kill(hit[-1], how)
+
+    thread = threading.Thread(target=strike)
+    thread.start()
+    try:
+        yield hit
+    finally:
+        over.set()
+        thread.join()
+
+
+def _values(run: qfleet.Run) -> list[bytes]:
+    state = run.values_state
+    return [
+        array.tobytes() for array in (state["shards"].values() if "shards" in state else [state["values"]])
+    ]
+
+
+@pytest.mark.parametrize("name", [*TOPOLOGIES])
+def test_killed_workers_are_replaced_and_the_bits_are_those_of_a_run_without_faults(
+    name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = RUN | TOPOLOGIES[name]
+    calm = qfleet.train("GridWorld-32", out=tmp_path / "calm", **settings)
+    with _losing(3, signal.SIGKILL, random.Random(name)) as hit:
+        run = qfleet.train("GridWorld-32", out=tmp_path / "run", restarts=6, quiet=False, **settings)
+    assert 1 <= run.summary["restarts"] <= len(hit) and "restarts" not in calm.summary
+    assert _values(run) == _values(calm)
+    for key in ("steps", "episodes", "rounds", "evaluation"):
+        assert run.summary[key] == calm.summary[key], key
+    told = capfd.readouterr().err
+    assert (
+        "was killed by SIGKILL" in told
+        and "new workers go on from step" in told
+        and "(restart 1 of 6)" in told
+    )
+
+
+def test_a_stopped_worker_is_replaced(tmp_path: Path) -> None:
+    settings = RUN | TOPOLOGIES["partitioned"]
+    calm = qfleet.train("GridWorld-32", out=tmp_path / "calm", **settings)
+    with _losing(1, signal.SIGSTOP, random.Random(5)) as hit:
+        run = qfleet.train("GridWorld-32", out=tmp_path / "run", restarts=1, **settings)
+    assert run.summary["restarts"] == 1 and len(hit) == 1 and not Path(f"/proc/{hit[0]}").exists()
+    assert _values(run) == _values(calm)
+
+
+def test_a_spent_budget_ends_the_run_naming_who_was_lost(tmp_path: Path) -> None:
+    started = time.monotonic()
+    with _losing(9, signal.SIGKILL, random.Random(1)), pytest.raises(FleetError) as caught:
+        qfleet.train(
+            "GridWorld-32",
+            out=tmp_path / "run",
+            restarts=1,
+            **(RUN | TOPOLOGIES["averaged"] | {"steps": 10**10}),
+        )
+    said = str(caught.value)
+    assert "worker" in said and "SIGKILL" in said and "all 1 restarts are spent (--restarts)" in said
+    assert "\n" not in said and time.monotonic() - started < 60
+    assert not _workers()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"backend": "threads", "restarts": 2}, "a thread that hangs cannot be ended"),
+        ({"backend": "mpi", "restarts": 2}, "a rank that dies ends its job"),
+        ({"restarts": -1}, "restarts is -1"),
+        ({"max_workers": 4}, "--max-workers is for --backend ray"),
+        ({"backend": "ray", "max_workers": 1}, "--max-workers 1 is less than --workers 2"),
+    ],
+)
+def test_what_cannot_be_is_refused(settings: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(QfleetError, match=said):
+        qfleet.train("GridWorld-8", out=tmp_path / "run", **(RUN | TOPOLOGIES["averaged"] | settings))
+    assert not (tmp_path / "run").exists()
