@@ -15,7 +15,7 @@ UNDER_MPIEXEC = {
     "GridWorld-16 --topology averaged --stepz 4": "no flag --stepz",
 }
 WITHOUT_IT = {
-    "train GridWorld-16 --topology averaged --backend mpi": "works under mpiexec, which starts its workers: mpiexec -n 2",
+    "train GridWorld-16 --topology averaged --backend mpi": "which starts its workers: mpiexec -n 2",
     "train GridWorld-16 --topology partitioned --backend mpi --workers 2": "works under mpiexec",
     "train GridWorld-16 --topology shared --backend mpi": "share no memory; averaged and partitioned work",
     "train GridWorld-16 --backend mpi": "leave --backend out",
