@@ -24,6 +24,7 @@ _EXTRAS = {
     "minatar": ("minatar",),
     "keras": ("keras",),
     "mpi": ("mpi4py",),
+    "ray": ("ray",),
     "play": ("imageio", "imageio_ffmpeg", "pygame"),
 }
 _COMPILERS = ("cc", "gcc", "clang")

@@ -119,6 +119,7 @@ def resume(
     """
     folder = RunFolder.open(Path(path))
     problem = with_workers_now(problem_of(folder, environment, network), workers)
+    write_if_new(folder, problem.settings)
     return run_training(problem, folder, quiet=quiet, on_status=on_status, resume=True)
 
 
@@ -230,6 +231,13 @@ def with_workers_now(problem: Problem, workers: int | None) -> Problem:
     if workers is not None:
         return with_workers(problem, workers)
     return replace(problem, settings=with_ranks(problem.settings, None))
+
+
+def write_if_new(folder: RunFolder, settings: Settings) -> None:
+    """Other settings than the run had so far go into its config.json, so that the next resume knows them."""
+    if settings != Settings.from_json(folder.read_config()):
+        with folder.lock():
+            folder.write_config(settings.to_json())
 
 
 def _no_setting(settings: Settings, unknown: str) -> str:

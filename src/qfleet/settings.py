@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeGuard, get_args
 from qfleet.deep.dqn import DQNConfig
 from qfleet.environments.config import EnvironmentConfig
 from qfleet.errors import QfleetError
+from qfleet.json_fields import dataclass_from_json
 from qfleet.states.config import StatesConfig
 from qfleet.tabular.config import TabularConfig
 from qfleet.tabular.program import Rule
@@ -334,14 +335,14 @@ class Settings:
         objects = value.get("objects", [])
         if not isinstance(objects, list) or any(name not in ("environment", "network") for name in objects):
             raise QfleetError(f"config: objects is {objects!r}; it may list 'environment' and 'network'")
-        run = _from_json(RunConfig, value.get("run", {}), "run")
+        run = dataclass_from_json(RunConfig, value.get("run", {}), "run")
         kind = kind_of(run.algorithm)
         return Settings(
             value["environment"],
             run,
-            _from_json(ENGINE_CONFIGS[kind], value.get("engine", {}), "engine"),
-            _from_json(ALGORITHM_CONFIGS[run.algorithm], value.get("algorithm", {}), "algorithm"),
-            _from_json(TOPOLOGY_CONFIGS[kind][run.topology], value.get("topology", {}), "topology"),
+            dataclass_from_json(ENGINE_CONFIGS[kind], value.get("engine", {}), "engine"),
+            dataclass_from_json(ALGORITHM_CONFIGS[run.algorithm], value.get("algorithm", {}), "algorithm"),
+            dataclass_from_json(TOPOLOGY_CONFIGS[kind][run.topology], value.get("topology", {}), "topology"),
             tuple(objects),
         )
 
@@ -350,40 +351,3 @@ def _carried_over(config: Any, chosen: Any) -> Any:
     """Another config with the values of the fields that both have."""
     common = {item.name for item in fields(chosen)} & {item.name for item in fields(config)}
     return chosen(**{key: getattr(config, key) for key in common})
-
-
-def _from_json(config_class: type, values: Any, section: str) -> Any:
-    if not isinstance(values, dict):
-        raise QfleetError(f"config: section {section!r} must be an object")
-    fields = {item.name: item for item in dataclasses.fields(config_class)}
-    if unknown := sorted(set(values) - set(fields)):
-        raise QfleetError(f"config: {section} has no setting {unknown[0]!r}; known are {', '.join(fields)}")
-    return config_class(**{name: _checked(fields[name], value, section) for name, value in values.items()})
-
-
-def _checked(item: dataclasses.Field, value: Any, section: str) -> Any:
-    """The value of one field from JSON; lists become tuples, and the type must fit."""
-    if isinstance(value, list):
-        value = tuple(value)
-    choices = get_args(item.type)
-    if choices and all(isinstance(choice, str) for choice in choices):
-        fits = value in choices
-    elif item.type == float | None:
-        fits = value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-    elif item.type is float:
-        fits = isinstance(value, int | float) and not isinstance(value, bool)
-    elif item.type is int:
-        fits = isinstance(value, int) and not isinstance(value, bool)
-    elif item.type in (bool, str):
-        fits = isinstance(value, item.type)
-    else:
-        fits = isinstance(value, tuple) and all(_is_element(element, choices[0]) for element in value)
-    if not fits:
-        named = choices and all(isinstance(choice, str) for choice in choices)
-        wanted = ", ".join(map(repr, choices)) if named else getattr(item.type, "__name__", item.type)
-        raise QfleetError(f"config: {section}.{item.name} is {value!r}; it must be {wanted}")
-    return value
-
-
-def _is_element(element: Any, wanted: type) -> bool:
-    return type(element) is wanted or (wanted is float and type(element) is int)

@@ -14,9 +14,10 @@ NODE: dict[str, Any] = {"num_cpus": CPUS_A_NODE, "object_store_memory": 2**27}
 
 
 @functools.cache
-def address() -> str:
-    """HOST:PORT; this process is connected to it."""
+def cluster() -> Any:
+    """This process is connected to it."""
     import ray
+    from ray._private import worker
     from ray.cluster_utils import Cluster
 
     with warnings.catch_warnings():
@@ -28,6 +29,7 @@ def address() -> str:
             head_node_args={**NODE, "include_dashboard": False, "_system_config": quick},
         )
         cluster.add_node(**NODE)
+        worker._worker_logs_enabled = False
         ray.init(cluster.address, log_to_driver=False, logging_level=logging.CRITICAL)
 
     def stop() -> None:
@@ -35,4 +37,9 @@ def address() -> str:
         cluster.shutdown()
 
     atexit.register(stop)
-    return cluster.address
+    return cluster
+
+
+def address() -> str:
+    """HOST:PORT."""
+    return str(cluster().address)

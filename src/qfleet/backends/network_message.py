@@ -27,7 +27,7 @@ class Outgoing:
         description = b"" if array is None else _describe(array)
         self._left = [memoryview(_HEAD.pack(number, len(description)) + description)]
         if array is not None and array.nbytes:
-            self._left.append(memoryview(array.view(np.ndarray).reshape(-1).view(np.uint8)))
+            self._left.append(array.view(np.ndarray).reshape(-1).view(np.uint8).data)
 
     @property
     def is_done(self) -> bool:
@@ -90,7 +90,7 @@ class Incoming:
             return
         dtype, shape = _read(bytes(self._description))
         memory = np.empty(math.prod(shape) * dtype.itemsize, np.uint8)
-        self._left = memoryview(memory)
+        self._left = memory.data
         self.array = np.ndarray(shape, dtype, memory) if memory.size else np.empty(shape, dtype)
         self.array.flags.writeable = False
 

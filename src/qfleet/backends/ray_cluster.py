@@ -72,15 +72,6 @@ class RayCluster:
         with _quietly():
             self._ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **options)
 
-    def require_cpus(self, num_workers: int) -> None:
-        """FleetError where the cluster is too small ever to run so many workers."""
-        num_cpus = int(self._ray.cluster_resources().get("CPU", 0))
-        if num_cpus < num_workers:
-            raise FleetError(
-                f"{num_workers} workers take a CPU each, and the cluster has {num_cpus}; fewer --workers, or another "
-                "node, work"
-            )
-
     def close(self) -> None:
         """Leaves the cluster; the one that was made for the run ends."""
         if self._is_ours and self._ray.is_initialized():
@@ -91,16 +82,21 @@ class RayCluster:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Ray reports on usage, warns of its own future, and takes SIGTERM, which are the run's to handle."""
+    """Ray reports on usage, warns of its own future, and takes SIGTERM, which are the run's to handle.
+
+    Ctrl-C reaches the whole terminal: the processes that Ray starts leave it to the run.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     in_main = threading.current_thread() is threading.main_thread()
     previous = signal.getsignal(signal.SIGTERM)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if in_main:
             signal.signal(signal.SIGTERM, previous)
 

@@ -1,7 +1,9 @@
 """Services as Ray actors, on as many machines as the cluster has."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future as PythonFuture
 from typing import Any, final
 
 import numpy as np
@@ -10,15 +12,18 @@ from numpy.typing import DTypeLike, NDArray
 from qfleet.backends.network_mesh import Address, new_token
 from qfleet.backends.ray_cluster import RayCluster, import_ray
 from qfleet.backends.ray_handle import RayHandle
+from qfleet.backends.ray_nodes import Node, Nodes, pinned_to, spread
+from qfleet.backends.ray_recovery import RayRecovery, end_actors
 from qfleet.backends.ray_service import RayMembership, RayService, versions
 from qfleet.backends.replies import load_reply
 from qfleet.backends.service_pickling import Buffers, dump_maker
 from qfleet.backends.shared_memory import SharedArrays
-from qfleet.backends.user_modules import sent_by_value
+from qfleet.backends.user_modules import own_sources
 from qfleet.errors import FleetError
 from qfleet.fleet import Group
 
 _START_SECONDS = 120.0
+_NEW_NODE_SECONDS = 3.0
 _LOOPBACK = "127.0.0.1"
 
 
@@ -27,13 +32,16 @@ class RayFleet:
     """Starts services as actors, one CPU each, spread over the nodes; an actor that dies is not started again."""
 
     shares_memory = False
-    recovery = None
 
     def __init__(self, address: str = "", interface: str = "", num_workers: int = 1) -> None:
-        """`address` and `num_workers` as of RayCluster; `interface` is the network that groups speak on."""
+        """`address` and `num_workers` as of RayCluster; `interface` is the network that workers speak on."""
         self._ray, self._interface = import_ray(), interface
         self._cluster = RayCluster(address, num_workers)
+        self._host = _LOOPBACK if self._cluster.is_local else ""
+        self._nodes = Nodes(self._ray, self._host, interface)
         self._handles: list[RayHandle] = []
+        self.recovery = RayRecovery(self._nodes)
+        """See `qfleet.fleet.Recovery`."""
 
     def start(self, name: str, make_service: Callable[[], Any]) -> RayHandle:
         """Makes a service in a new actor; FleetError if the maker cannot be pickled."""
@@ -54,55 +62,80 @@ class RayFleet:
     def close(self) -> None:
         """Ends all actors, and the cluster if it was made for them."""
         handles, self._handles = self._handles, []
-        for handle in handles:
-            handle.end()
+        end_actors(handles)
+        self._nodes.close()
         self._cluster.close()
 
     def _start(
         self, names: Sequence[str], makers: Sequence[Callable[..., Any]], timeout_seconds: float | None
     ) -> list[RayHandle]:
         dumped = self._dumped(names, makers)
-        self._cluster.require_cpus(len(names))
-        handles = [RayHandle(self._ray, name, self._actor(name)) for name in names]
+        handles = self._actors(names)
         self._handles += handles
-        hosts = self._place(handles)
-        if timeout_seconds is not None:
-            self._join(handles, hosts, timeout_seconds)
+        try:
+            self._settle(handles, timeout_seconds)
+        except BaseException:
+            end_actors(handles)
+            raise
         for handle, (maker, buffers) in zip(handles, dumped, strict=True):
             handle.ask("make", maker, *buffers)
         return handles
+
+    def _settle(self, handles: Sequence[RayHandle], timeout_seconds: float | None) -> None:
+        """Waits until all have started, and if they are a group know one another."""
+        self._nodes.settle(_START_SECONDS)
+        for handle in handles:
+            if handle.node.loss:
+                raise FleetError(f"{handle.name} cannot be started: {handle.node.loss}")
+        hosts = self._place(handles)
+        if timeout_seconds is not None:
+            self._join(handles, hosts, timeout_seconds)
+
+    def _actors(self, names: Sequence[str]) -> list[RayHandle]:
+        """Actors on living nodes, in turn. Ray's word for who lives is taken only before any keeper has answered."""
+        new = self._nodes.look()
+        if living := self._nodes.living():
+            self._nodes.settle(_NEW_NODE_SECONDS)
+            living = self._nodes.living()
+        nodes = {node.node_id: node for node in living or new}
+        self._handles = [handle for handle in self._handles if not handle.is_ended]
+        taken = Counter(handle.node.node_id for handle in self._handles)
+        room = {node_id: node.num_cpus - taken[node_id] for node_id, node in nodes.items()}
+        places = spread(room, len(names))
+        sources = self._ray.put(own_sources())
+        return [self._actor(name, nodes[place], sources) for name, place in zip(names, places, strict=True)]
+
+    def _actor(self, name: str, node: Node, sources: Any) -> RayHandle:
+        kept = {"num_cpus": 1, "max_restarts": 0, "scheduling_strategy": pinned_to(self._ray, node.node_id)}
+        return RayHandle(self._ray, name, self._ray.remote(**kept)(RayService).remote(name, sources), node)
 
     def _dumped(
         self, names: Sequence[str], makers: Sequence[Callable[..., Any]]
     ) -> list[tuple[bytes, list[Any]]]:
         """Each maker's bytes, and references to the large arrays that it holds, which are sent once a node."""
         buffers = Buffers()
-        with sent_by_value():
-            dumped = [dump_maker(*pair, SharedArrays(), buffers) for pair in zip(names, makers, strict=True)]
+        dumped = [dump_maker(*pair, SharedArrays(), buffers) for pair in zip(names, makers, strict=True)]
         references = [self._ray.put(np.frombuffer(view, np.uint8)) for view in buffers.views]
         return [(maker, [references[index] for index in used]) for maker, used in dumped]
-
-    def _actor(self, name: str) -> Any:
-        kept = {"num_cpus": 1, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
-        return self._ray.remote(**kept)(RayService).remote(name)
 
     def _place(self, handles: Sequence[RayHandle]) -> list[str]:
         """The address of each actor's node; FleetError where one does not start, or is of other versions."""
         asked = [(handle, handle.ask("place")) for handle in handles]
         deadline, hosts = time.monotonic() + _START_SECONDS, []
-        for handle, reference in asked:
+        for handle, answer in asked:
             left = max(0.0, deadline - time.monotonic())
-            process_id, host, machine, found = handle.wait("its start", reference, left)
-            handle.who = f"{handle.name} (process {process_id} on {machine})"
+            process_id, host, machine, found = handle.wait("its start", answer, left)
+            handle.who, handle.process_id = f"{handle.name} (process {process_id} on {machine})", process_id
             refuse_other_versions(handle.who, found, versions())
-            hosts.append(_LOOPBACK if self._cluster.is_local else host)
+            handle.node.watch(process_id)
+            hosts.append(self._host or host)
         return hosts
 
     def _join(self, handles: Sequence[RayHandle], hosts: Sequence[str], timeout_seconds: float) -> None:
         """Connects the actors with one another."""
         places = zip(handles, hosts, strict=True)
         asked = [(handle, handle.ask("listen", host, self._interface)) for handle, host in places]
-        addresses: list[Address] = [_told(handle, "its start", reference) for handle, reference in asked]
+        addresses: list[Address] = [_told(handle, "its start", answer) for handle, answer in asked]
         names, token = [handle.who for handle in handles], new_token()
         members = [
             RayMembership(rank, names, addresses, token, timeout_seconds) for rank in range(len(handles))
@@ -111,12 +144,14 @@ class RayFleet:
             (handle, handle.ask("join", member, _START_SECONDS / 2))
             for handle, member in zip(handles, members, strict=True)
         ]
-        for handle, reference in joined:
-            _told(handle, "connecting with its group", reference)
+        for handle, answer in joined:
+            _told(handle, "connecting with its group", answer)
+        for handle in handles:
+            handle.group = handles
 
 
-def _told(handle: RayHandle, doing: str, reference: Any) -> Any:
-    return load_reply(handle.wait(doing, reference, _START_SECONDS), handle.who)
+def _told(handle: RayHandle, doing: str, answer: PythonFuture[Any]) -> Any:
+    return load_reply(handle.wait(doing, answer, _START_SECONDS), handle.who)
 
 
 def refuse_other_versions(who: str, found: dict[str, str], ours: dict[str, str]) -> None:

@@ -4,15 +4,20 @@ import os
 import pickle
 import platform
 import socket
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any, final
 
+import qfleet
 from qfleet.backends.budget import num_cores, set_thread_budget
 from qfleet.backends.futures import one_line
+from qfleet.backends.kept_values import keep_value
 from qfleet.backends.network_group import NetworkGroup
 from qfleet.backends.network_mesh import Address, Listener, address_of
 from qfleet.backends.replies import dump_failure, dump_result
 from qfleet.backends.service_pickling import load_maker
+from qfleet.backends.user_modules import SentModules, Sources
 from qfleet.errors import FleetError
 
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -33,24 +38,16 @@ class RayMembership:
 
 def versions() -> dict[str, str]:
     """Of what must be the same on all nodes: the same seed is to give the same bits, and kernels travel by name."""
-    import numba
-    import numpy
-
-    import qfleet
-
-    return {
-        "Python": platform.python_version(),
-        "qfleet": qfleet.__version__,
-        "numpy": numpy.__version__,
-        "numba": numba.__version__,
-    }
+    packages = {name: version(name) for name in ("numpy", "numba")}  # importing numba takes half a second
+    return {"Python": platform.python_version(), "qfleet": qfleet.__version__, **packages}
 
 
 @final
 class RayService:
     """What the actor is; its methods are called one at a time, in order."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, sources: Sources) -> None:
+        SentModules(sources).install()
         os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
         self._who = name
         self._service: Any = None
@@ -99,11 +96,20 @@ class RayService:
 
     def call(self, method: str, arguments: bytes) -> bytes:
         """Runs a method; what it returned or raised."""
+        return self._replied(lambda: self._run(method, arguments))
 
+    def keep(self, method: str, arguments: bytes, key: int, places: Sequence[Address], token: bytes) -> bytes:
+        """Runs a method, and gives what it returned to keepers; which of them took it, or what was raised."""
+        return self._replied(lambda: keep_value(self._run(method, arguments), key, places, token))
+
+    def _run(self, method: str, arguments: bytes) -> Any:
         if self._failure is not None:
-            return dump_failure(self._failure)
+            raise self._failure
+        return getattr(self._service, method)(*pickle.loads(arguments))  # noqa: S301 - from the driver
+
+    def _replied(self, run: Callable[[], Any]) -> bytes:
         try:
-            return dump_result(getattr(self._service, method)(*pickle.loads(arguments)))  # noqa: S301
+            return dump_result(run())
         except BaseException as error:  # told to whoever waits for the result
             self._tell_group(error)
             return dump_failure(error)

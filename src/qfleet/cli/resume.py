@@ -14,7 +14,7 @@ from qfleet.cli.output import ending, print_json, twice
 from qfleet.cli.parsing import parse
 from qfleet.cli.signals import exit_code, resumable, say_how_to_go_on
 from qfleet.errors import QfleetError
-from qfleet.experiment import run_training, with_workers_now
+from qfleet.experiment import run_training, with_workers_now, write_if_new
 from qfleet.interruption import Interruption
 from qfleet.run import problem_of
 from qfleet.runs.folder import RunFolder
@@ -46,7 +46,8 @@ def main(arguments: Sequence[str]) -> int:
     _check_there_is_more(folder, problem, flags)
     announce_compilation(flags.quiet)
     with Interruption() as interruption, resumable(folder):
-        problem = _with_limits(folder, problem, flags)
+        problem = _with_limits(problem, flags)
+        write_if_new(folder, problem.settings)
         summary = run_training(
             problem,
             folder,
@@ -86,13 +87,8 @@ def _check_there_is_more(folder: RunFolder, problem: Problem, flags: ResumeFlags
         )
 
 
-def _with_limits(folder: RunFolder, problem: Problem, flags: ResumeFlags) -> Problem:
-    """New limits, and another number of workers, go into config.json, so that the next resume knows them."""
+def _with_limits(problem: Problem, flags: ResumeFlags) -> Problem:
     given = {"steps": flags.steps, "until_return": flags.until_return}
     changes = {name: value for name, value in given.items() if value is not None}
     settings = replace(problem.settings, run=replace(problem.settings.run, **changes))
-    if settings.to_json() == folder.read_config():
-        return problem
-    with folder.lock():
-        folder.write_config(settings.to_json())
     return replace(problem, settings=settings)
