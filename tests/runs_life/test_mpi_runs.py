@@ -28,7 +28,9 @@ TOPOLOGIES: dict[str, dict[str, Any]] = {
     "visits": {"topology": "averaged", "merge": "visits"},
     "shards": {"topology": "partitioned", "keep_shards": True},
 }
-LONG = SETTINGS | TOPOLOGIES["shards"] | {"steps": 3_000_000, "checkpoint_every_steps": 300_000}
+LONG: dict[str, Any] = (
+    SETTINGS | TOPOLOGIES["shards"] | {"steps": 3_000_000, "checkpoint_every_steps": 300_000}
+)
 ENDLESS: dict[str, Any] = {
     "topology": "averaged",
     "merge": "delta",
