@@ -1,4 +1,8 @@
-"""SIGINT and SIGTERM: the first asks for an orderly end, the second one ends the process at once."""
+"""SIGINT and SIGTERM: the first asks for an orderly end, the second one ends the process at once.
+
+Under an MPI launcher SIGUSR1 asks for it too: Open MPI's hands that one on, whereas after a SIGINT or SIGTERM to
+itself it kills all ranks within half a second.
+"""
 
 import os
 import signal
@@ -6,7 +10,14 @@ import threading
 from types import FrameType, TracebackType
 from typing import final
 
+from qfleet.launcher import is_launched
+
 _ORDERLY_SECONDS = 4
+
+
+def _asking() -> tuple[signal.Signals, ...]:
+    """Signals that ask for an end."""
+    return (signal.SIGINT, signal.SIGTERM, *((signal.SIGUSR1,) if is_launched() else ()))
 
 
 class Interrupted(BaseException):
@@ -47,7 +58,7 @@ class Interruption:
 
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in _asking():
                 self._previous[number] = signal.signal(number, self._handle)
             self._previous[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._too_late)
         return self

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 
 _OF_LAUNCHERS = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK")
 """One of them is set in each of its processes, and says which of them it is."""
+_LOCAL_OF_LAUNCHERS = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID")
+"""The same, counted on each machine anew."""
 _PREFIXES = ("OMPI_", "OPAL_", "PMIX_", "PMI_", "PRTE_", "HYDRA_", "MPI_LOCAL", "MPIR_")
 
 
@@ -13,10 +15,10 @@ def is_launched() -> bool:
     return any(name in os.environ for name in _OF_LAUNCHERS)
 
 
-def launched_rank() -> int:
-    """Which of them it is, before MPI itself can be asked; 0 without a launcher."""
-    found = next((os.environ[name] for name in _OF_LAUNCHERS if name in os.environ), "0")
-    return int(found) if found.isdecimal() else 0
+def is_first_on_its_machine() -> bool:
+    """Whether it is the one of them that speaks for this machine, before MPI itself can be asked."""
+    found = [os.environ[name] for name in (*_LOCAL_OF_LAUNCHERS, *_OF_LAUNCHERS) if name in os.environ]
+    return not found or found[0] == "0"
 
 
 def without_launcher(environ: Mapping[str, str]) -> dict[str, str]:

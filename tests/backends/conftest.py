@@ -14,6 +14,6 @@ def members(request: pytest.FixtureRequest) -> Iterator[Members]:
     group.fleet.close()
 
 
-@pytest.fixture(params=list(BACKENDS))
+@pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> str:
     return request.param

@@ -15,22 +15,23 @@ def _ray_fleet() -> Fleet:
     return RayFleet(ray_cluster.address())
 
 
-BACKENDS: dict[str, Callable[[], Fleet]] = {
+def _mpi_fleet() -> Fleet:
+    from qfleet.backends.mpi import MpiFleet
+
+    return MpiFleet(this_job())
+
+
+FLEETS: dict[str, Callable[[], Fleet]] = {
     "threads": ThreadFleet,
     "processes": ProcessFleet,
     "ray": _ray_fleet,
+    "mpi": _mpi_fleet,
 }
-"""All that the conformance tests run on; a backend is one entry."""
-SIZES = [1, 2, 3, 4]
+BACKENDS, SIZES = ["threads", "processes", "ray"], [1, 2, 3, 4]
+"""What the conformance tests run on."""
 
 if (ranks := num_ranks()) is not None:  # tests/backends/mpi_conformance.py runs the same tests on an MPI job
-
-    def _mpi_fleet() -> Fleet:
-        from qfleet.backends.mpi import MpiFleet
-
-        return MpiFleet(this_job())
-
-    BACKENDS, SIZES = {"mpi": _mpi_fleet}, [ranks]
+    BACKENDS, SIZES = ["mpi"], [ranks]
 
 
 class Member:
@@ -47,7 +48,7 @@ class Members:
     """A group of them, called all at once."""
 
     def __init__(self, backend: str, size: int, timeout_seconds: float = 20.0) -> None:
-        self.fleet, self.size = BACKENDS[backend](), size
+        self.fleet, self.size = FLEETS[backend](), size
         names = [f"worker {rank}" for rank in range(size)]
         self.handles: Sequence[Handle] = self.fleet.start_group(names, [Member] * size, timeout_seconds)
 

@@ -1,7 +1,6 @@
-"""Under mpiexec: rank 0 runs the tests of groups, with all ranks as the members.
+"""Under mpiexec: rank 0 runs tests, with all ranks as the members of their groups.
 
-Arguments are pytest's. A service of rank 0 runs only when its result is asked for: tests that wait for it beside
-another one are of other backends.
+Arguments are pytest's. A service of rank 0 runs only when its result is asked for, and then in the main thread.
 """
 
 import sys

@@ -8,7 +8,7 @@ import pytest
 
 from qfleet.errors import FleetError
 from qfleet.fleet import Group
-from tests.backends.members import Members
+from tests.backends.members import BACKENDS, Members
 
 DTYPES = ["?", "i1", "u2", "i4", "i8", "u8", "f2", "f4", "f8", "c8", "c16"]
 SHAPES = [(), (0,), (3, 0), (1,), (7,), (5, 3), (2, 3, 4), (1013,), (64, 129)]
@@ -267,6 +267,7 @@ def _views_of(group: Group, arrays: list[np.ndarray]) -> list[np.ndarray]:
     return group.exchange([arrays[group.rank]] * group.size)
 
 
+@pytest.mark.skipif("threads" not in BACKENDS, reason="about threads")
 def test_threads_see_one_another_s_arrays_without_a_copy() -> None:
     threads = Members("threads", 2)
     arrays = [np.zeros(4), np.ones(4)]

@@ -13,7 +13,7 @@ from qfleet.fleet import Exchange, Group, Reduction
 from qfleet.tabular.cut import Cut, cut_by_owners
 from qfleet.tabular.learner import Task
 from qfleet.topologies.partitioned import Partitioned, PartitionedConfig, PartitionedWorker
-from tests.backends.members import BACKENDS
+from tests.backends.members import BACKENDS, FLEETS
 from tests.topologies.conftest import MembersOf
 from tests.topologies.table_teams import make_worker, run, task_of, world_named
 
@@ -99,7 +99,7 @@ def test_shards_are_saved_looked_up_and_put_back(backend: str) -> None:
     task = task_of(world_named("Garnet-60"), "q-learning", 100_000, 2)
     owners = np.random.default_rng(2).integers(0, 2, 60)
     config = PartitionedConfig(sync_every_steps=1000, keep_shards=True)
-    fleet = BACKENDS[backend]()
+    fleet = FLEETS[backend]()
     try:
         team = Partitioned(fleet, task, cut_by_owners(owners, 2), config)
         team.advance(task.total_steps)

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from qfleet.tabular.learner import Task
 from qfleet.topologies.shared import Shared, SharedConfig
-from tests.backends.members import BACKENDS
+from tests.backends.members import BACKENDS, FLEETS
 from tests.topologies.table_teams import task_of, world_named
 
 GRID, GARNET = world_named("GridWorld-16"), world_named("Garnet-60")
@@ -16,7 +16,7 @@ def trained(
     task: Task, backend: str, config: SharedConfig | None = None
 ) -> tuple[NDArray[np.float64], float]:
     """The table, and the fraction of updates that is said to be lost."""
-    fleet = BACKENDS[backend]()
+    fleet = FLEETS[backend]()
     try:
         team = Shared(fleet, task, SharedConfig() if config is None else config, task.counts_visits)
         reports = team.advance(task.total_steps)
@@ -59,7 +59,7 @@ def test_more_workers_and_fewer_pairs_lose_more() -> None:
 def test_what_one_process_writes_all_have() -> None:
     """Worker 1 alone walks from values of the driver's; the driver and worker 0 see its updates where they are."""
     task = task_of(GARNET, "q-learning", 1_000_000, 2)
-    fleet = BACKENDS["processes"]()
+    fleet = FLEETS["processes"]()
     try:
         team = Shared(fleet, task, SharedConfig(), task.counts_visits)
         team.set_values(np.full(task.shape, 3.25))
@@ -78,7 +78,7 @@ def test_what_one_process_writes_all_have() -> None:
 
 def test_rounds_watch_the_largest_change() -> None:
     """Rounds are whole, wherever the driver stops; with the falling rates of few visits, values come to rest."""
-    fleet = BACKENDS["threads"]()
+    fleet = FLEETS["threads"]()
     task = task_of(GARNET, "q-learning", 10**7, 2, learning_rate_exponent=1.0)
     try:
         team = Shared(fleet, task, SharedConfig(block_steps=700), task.counts_visits)

@@ -32,7 +32,7 @@ class OwnHandle:
     """The service of rank 0, which runs when its result is asked for: MPI is called from one thread."""
 
     def __init__(self, who: str, make_service: Callable[[], Any], group: MpiGroup | None = None) -> None:
-        self._who, self._group = who, group
+        self.who, self._group = who, group
         self._calls: deque[OwnFuture] = deque()
         self._service: Any = None
         self._failure: Exception | None = None
@@ -50,7 +50,7 @@ class OwnHandle:
     def run_up_to(self, last: "OwnFuture", timeout_seconds: float) -> None:
         """Runs the calls made so far, in order, to the end of `last`; ends the process if it takes longer."""
         over = threading.Event()
-        watched = timeout_seconds, over, f"{self._who} has not finished {last.method} within"
+        watched = timeout_seconds, over, f"{self.who} has not finished {last.method} within"
         threading.Thread(target=self._watch, args=watched, daemon=True).start()
         try:
             while last in self._calls:
@@ -80,7 +80,7 @@ class OwnHandle:
 
     def _tell_group(self, error: BaseException) -> None:
         if self._group is not None:
-            self._group.break_up(f"{self._who} failed with {one_line(error)}")
+            self._group.break_up(f"{self.who} failed with {one_line(error)}")
 
 
 @final
@@ -96,6 +96,7 @@ class OwnFuture:
         """See `qfleet.fleet.Future.result`; a call that takes longer ends the job, with one line."""
         self._handle.run_up_to(self, timeout_seconds)
         if self.error is not None:
+            self.error.add_note(f"In {self._handle.who}")
             raise self.error
         return self.value
 

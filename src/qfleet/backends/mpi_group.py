@@ -38,7 +38,9 @@ class MpiGroup(RoundGroup):
         self, communicator: MPI.Comm, names: Sequence[str], first_tag: int, timeout_seconds: float
     ) -> None:
         super().__init__(communicator.rank, len(names))
-        self._communicator, self._names, self._timeout_seconds = communicator, list(names), timeout_seconds
+        self._communicator, self._names = communicator, list(names)
+        self.timeout_seconds = timeout_seconds
+        """Of every wait."""
         self._first_tag, self._rest_tag, self._broken_tag = range(first_tag, first_tag + TAGS_OF_A_GROUP)
         self._others = [rank for rank in range(self.size) if rank != self.rank]
         self._number = 0
@@ -47,6 +49,8 @@ class MpiGroup(RoundGroup):
         """What an unfinished round has left under way must stay in memory."""
         self.broken: str | None = None
         """Why no more rounds are possible."""
+        self.late_rank: int | None = None
+        """Whom this rank has waited for in vain."""
         self.is_waiting = False
         """Whether this rank is in a wait that has a deadline of its own."""
 
@@ -108,14 +112,14 @@ class MpiGroup(RoundGroup):
         requests = [request for _, request in under_way]
         self.is_waiting = True
         try:
-            is_over = wait_until(lambda: all_done(requests) or self._is_broken(), self._timeout_seconds)
+            is_over = wait_until(lambda: all_done(requests) or self._is_broken(), self.timeout_seconds)
         finally:
             self.is_waiting = False
         if not is_over:
-            late = next(rank for rank, request in under_way if not request.Test())
+            self.late_rank = next(rank for rank, request in under_way if not request.Test())
             self.break_up(
-                f"{self._names[late]} has not {what} round {self._number} of its group within "
-                f"{self._timeout_seconds:g} s"
+                f"{self._names[self.late_rank]} has not {what} round {self._number} of its group within "
+                f"{self.timeout_seconds:g} s"
             )
         if self.broken is not None:
             raise FleetError(self.broken)

@@ -105,6 +105,10 @@ def run_job(program: Callable[[], int]) -> int:
     if not end_servers(job):
         job.abort(code or 1)
     job.finalize(code)
+    if code:
+        time.sleep(
+            _LAST_WORDS_SECONDS
+        )  # mpiexec has words of its own for ranks that are still there when one fails
     return code
 
 

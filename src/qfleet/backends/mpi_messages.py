@@ -21,21 +21,23 @@ _CHUNK_BYTES = 1 << 28
 """MPI counts in 32 bits."""
 _NUM_SPINS = 60
 _SHORTEST_SLEEP_SECONDS, _LONGEST_SLEEP_SECONDS = 2e-5, 1e-3
+_SHARE_SLEPT_TOO_LONG = 0.05
+"""Of the time that is waited anyway."""
 _HEAD = struct.Struct("qqqq")
 
 
 def wait_until(is_so: Callable[[], bool], timeout_seconds: float) -> bool:
-    """Looks again and again, at first at once, then after ever longer sleeps; False if it is not so in time."""
+    """Looks again and again, at first at once, then after sleeps that grow with the wait; False if it is late."""
     for _ in range(_NUM_SPINS):
         if is_so():
             return True
         os.sched_yield()
-    deadline, pause = time.monotonic() + timeout_seconds, _SHORTEST_SLEEP_SECONDS
+    started = time.monotonic()
     while not is_so():
-        if time.monotonic() >= deadline:
+        waited = time.monotonic() - started
+        if waited >= timeout_seconds:
             return False
-        time.sleep(pause)
-        pause = min(2 * pause, _LONGEST_SLEEP_SECONDS)
+        time.sleep(min(max(_SHARE_SLEPT_TOO_LONG * waited, _SHORTEST_SLEEP_SECONDS), _LONGEST_SLEEP_SECONDS))
     return True
 
 

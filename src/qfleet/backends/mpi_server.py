@@ -2,13 +2,14 @@
 
 import functools
 import itertools
+import os
 import pickle
 import signal
 import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, NoReturn, final
 
 from qfleet.backends.futures import one_line
 from qfleet.backends.mpi_group import MpiGroup
@@ -62,26 +63,24 @@ def end_servers(job: MpiJob) -> bool:
     return wait_until(lambda: all(each.is_done() for each in itertools.chain(sent, answers)), _END_SECONDS)
 
 
-def serve(job: MpiJob) -> int:
-    """This rank's whole life in the job; gives its exit code."""
+def serve(job: MpiJob) -> NoReturn:
+    """This rank's whole life in the job."""
     # Launchers hand signals to all ranks. Rank 0 decides what they mean; it may want to save first.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
     server = _Server(job)
     try:
-        while server.answer(_next(job)):
+        while server.answer(server.next()):
             pass
     except BaseException:
         traceback.print_exc()
         job.abort(1)
     job.finalize(0)
-    return 0
-
-
-def _next(job: MpiJob) -> Message:
-    receiving = BytesReceiving(job.communicator, 0, CALL_TAG)
-    wait_until(receiving.is_done, _FOREVER_SECONDS)
-    return pickle.loads(receiving.bytes())  # noqa: S301 - from rank 0 of this job
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(
+        0
+    )  # before rank 0, which knows whether all is well: launchers have words of their own for who is late
 
 
 @final
@@ -94,6 +93,22 @@ class _Server:
         self._failure: BaseException | None = None
         self._group: MpiGroup | None = None
         self._who = ""
+
+    def next(self) -> Message:
+        """What rank 0 says next."""
+        receiving = BytesReceiving(self._job.communicator, 0, CALL_TAG)
+        self._wait_for_rank_0(receiving.is_done)
+        return pickle.loads(receiving.bytes())  # noqa: S301 - from rank 0 of this job
+
+    def _wait_for_rank_0(self, is_done: Callable[[], bool]) -> None:
+        """It may be busy for as long as it likes, but once the group is broken it has to end the job."""
+        group, patience_seconds = self._group, _FOREVER_SECONDS
+        if group is not None and group.broken is not None:
+            # Who was late already gets no second time; who computes comes to the next round before that is over.
+            patience_seconds = _END_SECONDS + (0.0 if group.late_rank == 0 else group.timeout_seconds)
+        if not wait_until(is_done, patience_seconds) and group is not None:
+            sys.stderr.write(f"qfleet: {group.broken}, and rank 0 has not ended the job since\n")
+            self._job.abort(1)
 
     def answer(self, message: Message) -> bool:
         """Does what a message says; False after the last one."""
@@ -135,7 +150,7 @@ class _Server:
             self._group.break_up(f"{self._who} failed with {one_line(error)}")
 
     def _reply(self, data: bytes) -> None:
-        wait_until(BytesSending(self._job.communicator, data, 0, REPLY_TAG).is_done, _FOREVER_SECONDS)
+        self._wait_for_rank_0(BytesSending(self._job.communicator, data, 0, REPLY_TAG).is_done)
 
 
 def _loaded_maker(data: bytes) -> Callable[[MpiGroup], Any]:

@@ -10,7 +10,7 @@ from importlib import import_module
 
 from qfleet.cli.job import is_of_job, run_in_job
 from qfleet.cli.overview import COMMANDS, overview
-from qfleet.errors import QfleetError
+from qfleet.errors import FleetError, QfleetError
 from qfleet.interruption import Interrupted
 
 _MISTAKE, _BUG, _SIGNALLED = 2, 1, 128
@@ -35,7 +35,7 @@ def _explained(run: Callable[[], int]) -> int:
         sys.stdout.flush()
         return code
     except QfleetError as error:
-        return _complain(" ".join(str(error).split()), _MISTAKE)
+        return _complain(_line_of(error), _MISTAKE)
     except Interrupted as interruption:
         return _complain("interrupted before its first step", _SIGNALLED + interruption.signal_number)
     except KeyboardInterrupt:
@@ -47,6 +47,15 @@ def _explained(run: Callable[[], int]) -> int:
     except Exception:
         traceback.print_exc()
         return _BUG
+
+
+def _line_of(error: QfleetError) -> str:
+    """What it says, and in which worker that was, if it has made a note of it; a FleetError names it by itself."""
+    line = " ".join(str(error).split())
+    notes = [note for note in getattr(error, "__notes__", []) if note.startswith("In ")]
+    if isinstance(error, FleetError) or not notes:
+        return line
+    return f"{line} (in {notes[0].splitlines()[0].removeprefix('In ').rstrip(':')})"
 
 
 def _complain(line: str, code: int) -> int:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from qfleet.errors import QfleetError
-from qfleet.launcher import is_launched, launched_rank
+from qfleet.launcher import is_first_on_its_machine, is_launched
 
-_FIRST_WORD_SECONDS = 2.0
+_SILENT_EXIT_SECONDS = 0.5
 
 
 def is_of_job(arguments: Sequence[str]) -> bool:
@@ -23,14 +23,20 @@ def is_of_job(arguments: Sequence[str]) -> bool:
 
 
 def run_in_job(program: Callable[[], int]) -> int:
-    """Runs it on rank 0, for which the other ranks work; QfleetError where there is no MPI."""
+    """Runs it on rank 0, for which the other ranks work.
+
+    QfleetError where there is no MPI, on one rank of a machine: once is enough.
+    """
     from qfleet.backends.mpi_launch import refuse_without_mpi
 
     try:
         refuse_without_mpi()
     except QfleetError:
-        if launched_rank():
-            time.sleep(_FIRST_WORD_SECONDS)  # rank 0 says the same, and the launcher ends all when it ends
+        if not is_first_on_its_machine():
+            return 0
+        time.sleep(
+            _SILENT_EXIT_SECONDS
+        )  # of those that are still there when one fails, mpiexec makes many words
         raise
     from qfleet.backends.mpi_job import run_job
 
