@@ -1,7 +1,7 @@
 """Greedy episodes in a world, by a table or by looking rows up."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ LookUp = Callable[[NDArray[np.int64]], NDArray[Any]]
 """Rows (n, num_actions) of states (n,)."""
 
 _STEPS_AT_A_TIME = 1000
+_MOST_REMEMBERED = 2**18
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -46,6 +47,28 @@ def _play(program, parameters, rows, by_state, state, random, returns, lengths, 
             playing[i] = not ended and lengths[i] < limit
 
 
+@final
+class _Remembered:
+    """Asks for each state's row once: rows may lie on other machines, and do not change while episodes are played."""
+
+    def __init__(self, look_up: LookUp) -> None:
+        self._look_up = look_up
+        self._states = np.empty(0, np.int64)
+        self._rows: NDArray[Any] | None = None
+
+    def rows(self, states: NDArray[np.int64]) -> NDArray[Any]:
+        """(n, num_actions) of states (n,)."""
+        if self._rows is None or len(self._states) > _MOST_REMEMBERED:
+            self._states = np.unique(states)
+            self._rows = self._look_up(self._states)
+        if (missing := np.setdiff1d(states, self._states)).size:
+            known = np.concatenate([self._states, missing])
+            order = np.argsort(known)
+            rows = np.concatenate([self._rows, self._look_up(missing)])
+            self._states, self._rows = known[order], rows[order]
+        return self._rows[np.searchsorted(self._states, states)]
+
+
 def play_world(
     world: World,
     values: NDArray[Any] | LookUp,
@@ -68,11 +91,12 @@ def play_world(
     returns, lengths = np.zeros(num_episodes), np.zeros(num_episodes, np.int64)
     playing = np.ones(num_episodes, np.bool_)
     _start(program, world.parameters, random, state)
+    remembered = _Remembered(values) if callable(values) else None
     while playing.any():
         if interrupted():
             return None
-        by_state = not callable(values)
-        rows, steps = (values, _STEPS_AT_A_TIME) if by_state else (values(state), 1)
+        by_state = remembered is None
+        rows, steps = (values, _STEPS_AT_A_TIME) if remembered is None else (remembered.rows(state), 1)
         _play(
             program, world.parameters, rows, by_state, state, random, returns, lengths, playing, limit, steps
         )

@@ -28,6 +28,7 @@ from qfleet.topologies.table_team import (
     TaskLearner,
     initial_tables,
     largest_change,
+    new_table,
     rounds_budget,
 )
 
@@ -87,7 +88,7 @@ class AveragedWorker(TableWorker[TaskLearner]):
         """`copies` are all workers', at the initial values; None where they cannot see one another's."""
         super().__init__(task, group.rank)
         self._group, self._config = group, config
-        copy = np.full(task.shape, task.initial_value, task.dtype) if copies is None else copies[group.rank]
+        copy = new_table(task, task.shape, group.rank) if copies is None else copies[group.rank]
         self._table = task.make_table(copy, weighted=config.merge == "visits")
         self._learner = task.make_learner(group.rank, self._table, weighted=config.merge == "visits")
         self._values, self._log_weights = self._table.values.reshape(-1), self._table.log_weights.reshape(-1)

@@ -18,6 +18,7 @@ from qfleet.topologies.table_team import (
     RoundsReport,
     TableWorker,
     largest_change,
+    new_table,
 )
 from qfleet.topologies.traffic import Traffic
 from qfleet.topologies.visits import Visits
@@ -47,8 +48,7 @@ class PartitionedWorker(TableWorker[TableLearner]):
 
     def _new_rows(self, cut: Cut) -> NDArray[Any]:
         num_tables, _, num_actions = self._learning.shape
-        shape = (num_tables, cut.num_rows(self.rank), num_actions)
-        return np.full(shape, self._learning.initial_value, self._learning.dtype)
+        return new_table(self._learning, (num_tables, cut.num_rows(self.rank), num_actions), self.rank)
 
     def start(self) -> None:
         """Begins the first episodes, wherever they begin."""

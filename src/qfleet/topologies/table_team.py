@@ -9,8 +9,9 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from qfleet.errors import FleetError
+from qfleet.errors import FleetError, QfleetError
 from qfleet.fleet import Fleet, Group
+from qfleet.memory import readable_bytes
 from qfleet.tabular.learner import Advance
 from qfleet.tabular.records import Table
 from qfleet.topologies.restarts import Restarts, Snapshot
@@ -183,6 +184,18 @@ def largest_change(before: NDArray[Any], after: NDArray[Any]) -> float:
     return float(
         max((np.abs(new - old).max(initial=0.0) for old, new in zip(before, after, strict=True)), default=0.0)
     )
+
+
+def new_table(task: LearningTask, shape: tuple[int, int, int], rank: int) -> NDArray[Any]:
+    """A worker's own memory, at the initial values; raises QfleetError where the worker may not have so much."""
+    try:
+        return np.full(shape, task.initial_value, task.dtype)
+    except MemoryError as error:
+        needed = readable_bytes(int(np.prod(shape)) * task.dtype.itemsize)
+        raise QfleetError(
+            f"worker {rank} has no room for the {needed} of its {shape[1]:,} rows; partitioned with more --workers, and "
+            "--table-type float32, need less of each"
+        ) from error
 
 
 def initial_tables(fleet: Fleet, task: LearningTask, *copies: int) -> NDArray[Any]:
