@@ -49,6 +49,7 @@ bench-tables: test-install  ## The figures of tables in docs/benchmarks.md; need
 	-$(BIN)/python benchmarks/tables_python.py
 	-$(BIN)/python benchmarks/tables_memory.py
 	-$(BIN)/python benchmarks/tables_start.py
+	-$(BIN)/python benchmarks/tables_ray.py
 	-$(BIN)/mpiexec --allow-run-as-root --oversubscribe -n 2 $(BIN)/python benchmarks/tables_mpi.py
 
 bench-minatar: test-install

@@ -260,6 +260,8 @@ class Settings:
 
     def _refuse_for_rule(self, rule: Rule) -> None:
         self.tabular.refuse_for(rule)
+        if isinstance(self.topology, PartitionedConfig):
+            self.topology.refuse_for(rule)
         stepping = self.states.known_stepping
         if stepping is not None:
             refuse_unsupported(rule, self.run.topology, self.run.backend, stepping)

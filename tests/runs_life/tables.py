@@ -32,6 +32,7 @@ TOPOLOGIES: dict[str, dict[str, Any]] = {
     "delta": {"topology": "averaged", "workers": 2, "sync_every_steps": 500, "merge": "delta"},
     "partitioned": {"topology": "partitioned", "workers": 2, "sync_every_steps": 500},
     "shards": {"topology": "partitioned", "workers": 3, "sync_every_steps": 300, "keep_shards": True},
+    "overlapped": {"topology": "partitioned", "workers": 3, "sync_every_steps": 300, "overlap": True},
 }
 
 

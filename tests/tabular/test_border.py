@@ -13,7 +13,7 @@ from tests.topologies.table_teams import task_of, world_named
 
 GRID = world_named("GridWorld-16")
 CUT = cut_blocks(256, 2)
-HEADER = 4
+HEADER = 5
 
 
 class Side:

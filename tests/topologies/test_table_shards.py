@@ -28,8 +28,7 @@ class Listening:
         self.sent: list[list[NDArray[Any]]] = []
 
     def exchange(self, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-        self.sent.append([array.copy() for rank, array in enumerate(arrays) if rank != self.rank])
-        return self._group.exchange(arrays)
+        return self.start_exchange(arrays).finish()
 
     def all_reduce(self, array: NDArray[Any], reduction: Reduction) -> NDArray[Any]:
         return self._group.all_reduce(array, reduction)
@@ -38,6 +37,7 @@ class Listening:
         return self._group.broadcast(array, root)
 
     def start_exchange(self, arrays: Sequence[NDArray[Any]]) -> Exchange:
+        self.sent.append([array.copy() for rank, array in enumerate(arrays) if rank != self.rank])
         return self._group.start_exchange(arrays)
 
     def barrier(self) -> None:
@@ -89,7 +89,7 @@ def test_what_workers_hold_and_send(size: int, members_of: MembersOf) -> None:
         for messages in sent:
             for message in messages:
                 walkers, wanted, told_here = message[1:4].tolist()
-                assert message.size == 4 + 6 * walkers + wanted + told_here
+                assert message.size == 5 + 6 * walkers + wanted + told_here
                 assert walkers <= task.num_walkers and wanted <= size + 2 and told_here <= size + 2
 
 

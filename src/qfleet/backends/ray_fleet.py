@@ -40,6 +40,7 @@ class RayFleet:
         self._host = _LOOPBACK if self._cluster.is_local else ""
         self._nodes = Nodes(self._ray, self._host, interface)
         self._handles: list[RayHandle] = []
+        self._has_started = False
         self.recovery = RayRecovery(self._nodes)
         """See `qfleet.fleet.Recovery`."""
 
@@ -101,12 +102,19 @@ class RayFleet:
         self._handles = [handle for handle in self._handles if not handle.is_ended]
         taken = Counter(handle.node.node_id for handle in self._handles)
         room = {node_id: node.num_cpus - taken[node_id] for node_id, node in nodes.items()}
-        places = spread(room, len(names))
+        # Those who replace lost ones share CPUs where there are fewer nodes than before: slower is better than not.
+        crowd = -(-len(names) // max(1, sum(room.values()))) if self._has_started else 1
+        places = spread({node_id: crowd * free for node_id, free in room.items()}, len(names))
+        self._has_started = True
         sources = self._ray.put(own_sources())
-        return [self._actor(name, nodes[place], sources) for name, place in zip(names, places, strict=True)]
+        return [
+            self._actor(name, nodes[place], sources, 1 / crowd)
+            for name, place in zip(names, places, strict=True)
+        ]
 
-    def _actor(self, name: str, node: Node, sources: Any) -> RayHandle:
-        kept = {"num_cpus": 1, "max_restarts": 0, "scheduling_strategy": pinned_to(self._ray, node.node_id)}
+    def _actor(self, name: str, node: Node, sources: Any, num_cpus: float) -> RayHandle:
+        kept = {"max_restarts": 0, "scheduling_strategy": pinned_to(self._ray, node.node_id)}
+        kept["num_cpus"] = num_cpus
         return RayHandle(self._ray, name, self._ray.remote(**kept)(RayService).remote(name, sources), node)
 
     def _dumped(

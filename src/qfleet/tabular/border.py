@@ -3,6 +3,7 @@
 Messages are flat int64 arrays; numbers that are none travel as their bits.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -20,7 +21,7 @@ from qfleet.tabular.shards import FREE, enter, row_of
 _LOAD_BLOCKS = 4096
 _MET_PER_ROUND = 8192
 _SMALLEST_HALO = 1024
-_WALKER_FIELDS = 6
+_HEADER_FIELDS, _WALKER_FIELDS = 5, 6
 
 
 @borrowing_kernel
@@ -64,6 +65,18 @@ class Arrived:
     """Numbers of the walkers that came, in order."""
     steps: int
     """Steps that it made in the round."""
+    nanoseconds: int
+    """For which it computed, if that is measured."""
+
+
+def walkers_of(message: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The numbers of the walkers that travel in a message."""
+    return message[_HEADER_FIELDS : _HEADER_FIELDS + int(message[1])]
+
+
+def num_told_of(message: NDArray[np.int64]) -> int:
+    """How many values a message tells."""
+    return int(message[3])
 
 
 @final
@@ -114,8 +127,11 @@ class Border:
         self._to_request = np.sort(states)
         self._learner.place(self._shard(), self._learner.table)
 
-    def messages(self, steps: int) -> list[NDArray[np.int64]]:
-        """One for each worker, after a round of `steps` steps: [header, walkers, requested states, told values]."""
+    def messages(self, steps: int, nanoseconds: int = 0) -> list[NDArray[np.int64]]:
+        """One for each worker, after a round of `steps` steps: [header, walkers, requested states, told values].
+
+        `nanoseconds` are those for which the round was computed, where others are to know.
+        """
         learner = self._learner
         residents, walkers = learner.residents, learner.walkers
         leaving = residents[walkers.action[residents] == NO_ACTION]
@@ -126,16 +142,16 @@ class Border:
         owners = self._cut.owners(wanted)
         learner.residents = residents[walkers.action[residents] != NO_ACTION]
         return [
-            self._message(rank, steps, leaving[to == rank], wanted[owners == rank])
+            self._message(rank, (steps, nanoseconds), leaving[to == rank], wanted[owners == rank])
             for rank in range(self._cut.num_workers)
         ]
 
     def _message(
-        self, rank: int, steps: int, leaving: NDArray[np.int64], wanted: NDArray[np.int64]
+        self, rank: int, made: tuple[int, int], leaving: NDArray[np.int64], wanted: NDArray[np.int64]
     ) -> NDArray[np.int64]:
         told = self._exports(rank)
         self._neighbours[rank].imported = np.concatenate([self._neighbours[rank].imported, wanted])
-        header = np.array([steps, leaving.size, wanted.size, told.size])
+        header = np.array([made[0], leaving.size, wanted.size, told.size, made[1]])
         return np.concatenate([header, self._pack(leaving), wanted, told.reshape(-1).view(np.int64)])
 
     def _exports(self, rank: int) -> NDArray[np.float64]:
@@ -155,17 +171,17 @@ class Border:
         packed[5] = walkers.episode_return[leaving].view(np.int64)
         return packed.reshape(-1)
 
-    def receive(self, messages: list[NDArray[np.int64]]) -> list[Arrived]:
+    def receive(self, messages: Sequence[NDArray[np.int64]]) -> list[Arrived]:
         """Takes in what all workers sent."""
         arrived = []
         for rank, message in enumerate(messages):
-            steps, num_walkers, num_wanted, num_told = message[:4].tolist()
-            ends = np.cumsum([4, _WALKER_FIELDS * num_walkers, num_wanted, num_told])
+            steps, num_walkers, num_wanted, num_told, nanoseconds = message[:_HEADER_FIELDS].tolist()
+            ends = np.cumsum([_HEADER_FIELDS, _WALKER_FIELDS * num_walkers, num_wanted, num_told])
             walkers = self._unpack(message[ends[0] : ends[1]].reshape(_WALKER_FIELDS, num_walkers))
             self._take_told(rank, message[ends[2] : ends[3]].view(np.float64))
             neighbour = self._neighbours[rank]
             neighbour.exported = np.concatenate([neighbour.exported, message[ends[1] : ends[2]]])
-            arrived.append(Arrived(walkers, steps))
+            arrived.append(Arrived(walkers, steps, nanoseconds))
         come = [part.walkers for part in arrived if part.walkers.size]
         if come:
             self._learner.residents = np.sort(np.concatenate([self._learner.residents, *come]))

@@ -116,22 +116,37 @@ def owners_by_graph(
     return np.asarray(owners, np.int64)
 
 
-def cut_by_load(cut: Cut, load: NDArray[np.int64], load_shift: int) -> Cut:
-    """Moves the bounds so that every worker has as nearly as possible the same load, (num_blocks,) by position.
+def cut_by_load(
+    cut: Cut, load: NDArray[np.int64], load_shift: int, shares: NDArray[np.float64] | None = None
+) -> Cut:
+    """Moves the bounds so that each worker has as nearly as possible its share of the load, (num_blocks,) by position.
 
-    Bounds fall on the edges of blocks of 2 ** load_shift positions.
+    Shares are (num_workers,), of a sum of 1; None: the same for all. Bounds fall on the edges of blocks of
+    2 ** load_shift positions.
     """
     total = np.concatenate([[0], np.cumsum(load)])
+    wanted = total[-1] * np.arange(1, cut.num_workers) / cut.num_workers
+    if shares is not None:
+        wanted = total[-1] * np.cumsum(shares)[:-1]
     bounds = [0]
     for rank in range(1, cut.num_workers):
-        edge = int(np.abs(total - total[-1] * rank / cut.num_workers).argmin()) << load_shift
+        edge = int(np.abs(total - wanted[rank - 1]).argmin()) << load_shift
         bounds.append(min(max(edge, bounds[-1]), cut.num_states))
     return Cut((*bounds, cut.num_states), cut.positions)
 
 
-def imbalance(cut: Cut, load: NDArray[np.int64], load_shift: int) -> float:
-    """The most loaded worker's load over the mean; 1 is even. Blocks that straddle a bound are its first worker's."""
+def imbalance(
+    cut: Cut, load: NDArray[np.int64], load_shift: int, shares: NDArray[np.float64] | None = None
+) -> float:
+    """The most loaded worker's load over what its share (num_workers,) of all would be; 1 is even.
+
+    Blocks that straddle a bound are its first worker's.
+    """
     total = np.concatenate([[0], np.cumsum(load)])
     edges = [(bound + (1 << load_shift) - 1) >> load_shift for bound in cut.bounds]
-    shares = np.diff(total[edges])
-    return float(shares.max() * len(shares) / total[-1]) if total[-1] else 1.0
+    loads = np.diff(total[edges])
+    if not total[-1]:
+        return 1.0
+    if shares is not None:
+        return float((loads / shares).max() / total[-1])
+    return float(loads.max() * len(loads) / total[-1])

@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from qfleet.errors import QfleetError
 from qfleet.fleet import Fleet, Group
+from qfleet.tabular.learner import Advance
 from qfleet.tabular.merging import bounds_of, merge_by_visits, merge_deltas, merge_equal
 from qfleet.topologies.restarts import Restarts
+from qfleet.topologies.sync_period import SyncEvery, SyncPeriod
 from qfleet.topologies.table_team import (
     LearningTask,
     RoundsReport,
@@ -43,6 +45,8 @@ class AveragedConfig:
     """Steps of each worker between two merges; 0: 16 for each table entry, within bounds."""
     sync_growth: float = 1.0
     """Every round is this many times as long as the one before."""
+    sync_every: SyncEvery = "steps"
+    """steps: as --sync-every-steps says; auto: from there to where merges take under a tenth of the time."""
     merge: Merge = "equal"
     """equal: the mean; visits: weighted by each worker's updates of the pair; delta: the sum of all changes."""
     stall_timeout_seconds: float = 60.0
@@ -53,15 +57,24 @@ class AveragedConfig:
             raise QfleetError(f"sync_every_steps is {self.sync_every_steps}; it must not be negative")
         if not 1 <= self.sync_growth <= 10:
             raise QfleetError(f"sync_growth is {self.sync_growth}; it must be from 1 to 10")
-        if self.merge not in get_args(Merge):
-            raise QfleetError(f"merge is {self.merge!r}; it must be one of {', '.join(get_args(Merge))}")
+        for name, known in (("merge", get_args(Merge)), ("sync_every", get_args(SyncEvery))):
+            if getattr(self, name) not in known:
+                raise QfleetError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
+        if self.sync_every == "auto" and self.sync_growth != 1:
+            raise QfleetError(
+                f"sync_growth is {self.sync_growth} and sync_every auto, which chooses the rounds' length itself; "
+                "give one of the two"
+            )
         if not self.stall_timeout_seconds > 0:
             raise QfleetError(f"stall_timeout_seconds is {self.stall_timeout_seconds}; it must be above 0")
 
-    def round_steps(self, number: int, task: LearningTask) -> int:
-        """Steps of each worker in round `number`, counted from 0."""
-        grown = rounds_budget(self.sync_every_steps, task) * self.sync_growth ** min(number, 1000)
-        return int(min(grown, task.total_steps))
+    def first_steps(self, task: LearningTask) -> int:
+        """Steps of each worker in the first round."""
+        return min(rounds_budget(self.sync_every_steps, task), task.total_steps)
+
+    def grown(self, steps: int, number: int, task: LearningTask) -> int:
+        """Steps of each worker in round `number`, counted from 0, where the first would have `steps`."""
+        return int(min(steps * self.sync_growth ** min(number, 1000), task.total_steps))
 
 
 @final
@@ -80,6 +93,7 @@ class AveragedWorker(TableWorker[TaskLearner]):
         self._values, self._log_weights = self._table.values.reshape(-1), self._table.log_weights.reshape(-1)
         self._base = np.empty(0)
         """The delta merge's old values, of the slices that this worker merges."""
+        self._period = SyncPeriod(config.first_steps(task), task.total_steps, config.sync_every, group)
 
     def start(self) -> None:
         """Compiles, and begins the first episodes."""
@@ -98,15 +112,23 @@ class AveragedWorker(TableWorker[TaskLearner]):
             change is None or until_change is None or change > until_change
         ):
             before = None if until_change is None else self._values.copy()
-            workers, left = self.task.num_workers, self.task.total_steps - self.num_steps
-            steps = min(self._config.round_steps(self._num_rounds, self.task) * workers, left)
-            advance += self._learner.advance(self.share(steps))
-            self.num_steps += steps
-            self._num_rounds += 1
-            self._merge()
+            with self._period.round():
+                advance += self._round()
             rounds += 1
+            if self._period.is_due:
+                self._period.choose()
             change = None if before is None else largest_change(before, self._values)
-        return RoundsReport(advance, self.num_steps, rounds, change)
+        return RoundsReport(advance, self.num_steps, rounds, change, self._period.measured())
+
+    def _round(self) -> Advance:
+        workers, left = self.task.num_workers, self.task.total_steps - self.num_steps
+        steps = min(self._config.grown(self._period.steps, self._num_rounds, self.task) * workers, left)
+        with self._period.computing():
+            walked = self._learner.advance(self.share(steps))
+        self.num_steps += steps
+        self._num_rounds += 1
+        self._merge()
+        return walked
 
     def _merge(self) -> None:
         """Each worker merges its slices of the table, and gives them to all."""
@@ -141,12 +163,13 @@ class AveragedWorker(TableWorker[TaskLearner]):
 
     def save_state(self) -> dict[str, Any]:
         """The walkers and the number of rounds; all copies are equal between two rounds."""
-        state = {"num_steps": self.num_steps, "rounds": self._num_rounds}
+        state = {"num_steps": self.num_steps, "rounds": self._num_rounds, "period": self._period.save_state()}
         return state | {"learner": self._learner.save_state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Goes on with them."""
         self.num_steps, self._num_rounds = state["num_steps"], state["rounds"]
+        self._period.load_state(state["period"])
         self._learner.load_state(state["learner"])
         self._remember_base()
 
