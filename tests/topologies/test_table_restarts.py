@@ -102,7 +102,7 @@ def test_a_stopped_worker_is_replaced(tmp_path: Path) -> None:
 def test_a_spent_budget_ends_the_run_naming_who_was_lost(tmp_path: Path) -> None:
     started = time.monotonic()
     with _losing(9, signal.SIGKILL, random.Random(1)), pytest.raises(FleetError) as caught:
-        settings = RUN | TOPOLOGIES["averaged"] | {"steps": 10**10, "restarts": 1}
+        settings: dict[str, Any] = RUN | TOPOLOGIES["averaged"] | {"steps": 10**10, "restarts": 1}
         qfleet.train("GridWorld-32", out=tmp_path / "run", **settings)
     said = str(caught.value)
     assert "worker" in said and "SIGKILL" in said and "all 1 restarts are spent (--restarts)" in said

@@ -101,7 +101,7 @@ def pack_first(header: Header, array: NDArray[Any]) -> tuple[NDArray[np.uint8], 
 
 def unpack_first(part: NDArray[np.uint8]) -> tuple[Header, NDArray[Any], bool]:
     """The header, an array of its shape and dtype, and whether it has its content already."""
-    number, is_exchange, dtype_bytes, num_dimensions = _HEAD.unpack_from(part)
+    number, is_exchange, dtype_bytes, num_dimensions = _HEAD.unpack(part[: _HEAD.size].tobytes())
     start = _HEAD.size + 8 * num_dimensions
     shape = tuple(np.frombuffer(part, np.int64, num_dimensions, _HEAD.size).tolist())
     text = part[start : start + dtype_bytes].tobytes().decode()

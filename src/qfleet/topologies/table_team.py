@@ -193,8 +193,8 @@ def new_table(task: LearningTask, shape: tuple[int, int, int], rank: int) -> NDA
     except MemoryError as error:
         needed = readable_bytes(int(np.prod(shape)) * task.dtype.itemsize)
         raise QfleetError(
-            f"worker {rank} has no room for the {needed} of its {shape[1]:,} rows; partitioned with more --workers, and "
-            "--table-type float32, need less of each"
+            f"worker {rank} has no room for the {needed} of its {shape[1]:,} rows; partitioned with more --workers, "
+            "and --table-type float32, need less of each"
         ) from error
 
 
