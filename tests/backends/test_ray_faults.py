@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import qfleet
@@ -246,3 +247,55 @@ def test_nodes_that_come_are_used_and_those_that_go_are_let_go(tmp_path: Path) -
     assert [number for number in told if number][:2] == [2, 3] and workers == 2 and steps > 0
     assert "the cluster has room for 3 workers now, instead of 2" in done.stderr
     assert "new workers go on" in done.stderr and "has room for 2 workers now, instead of 3" in done.stderr
+
+
+def _resident_bytes(process_id: int | str) -> int:
+    return int(Path(f"/proc/{process_id}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(2400)
+def test_half_an_hour_of_kills_leaves_nothing_behind(tmp_path: Path) -> None:
+    """A random worker is killed every 20 s; the driver's memory stays flat, and nothing is left at the end."""
+    minutes, every_seconds = float(os.environ.get("QFLEET_SOAK_MINUTES", "30")), 20.0
+    chance, cluster = random.Random(30), ray_cluster.cluster()
+    assert cluster is not None
+    segments, files = set(Path("/dev/shm").iterdir()), len(list(Path("/proc/self/fd").iterdir()))
+    started, over = time.monotonic(), threading.Event()
+    struck: list[float] = []
+    memory: list[tuple[float, float]] = []
+
+    def strike() -> None:
+        while not over.wait(every_seconds):
+            if _send(signal.SIGKILL, chance):
+                struck.append(time.monotonic())
+
+    def on_status(status: qfleet.Status) -> bool:
+        minute = (time.monotonic() - started) / 60
+        if not memory or minute - memory[-1][0] > 0.1:
+            memory.append((minute, _resident_bytes("self") / 2**20))
+        return minute < minutes
+
+    thread = threading.Thread(target=strike)
+    thread.start()
+    try:
+        run = _train(
+            "partitioned",
+            tmp_path / "run",
+            steps=10**13,
+            restarts=10_000,
+            on_status=on_status,
+            checkpoint_every_steps=10**10,
+            evaluate_every_steps=10**10,
+        )
+    finally:
+        over.set()
+        thread.join()
+    settled = np.array([point for point in memory if point[0] > minutes / 6])
+    slope = float(np.polyfit(settled[:, 0], settled[:, 1], 1)[0])
+    sys.stderr.write(f"{len(struck)} kills, {run.summary['restarts']} restarts, {slope:.2f} MB/min\n")
+    assert run.summary["restarts"] >= 0.9 * len(struck) >= 0.9 * (60 * minutes / every_seconds - 2)
+    assert slope < 1
+    assert not worker_processes()
+    assert set(Path("/dev/shm").iterdir()) <= segments
+    assert len(list(Path("/proc/self/fd").iterdir())) <= files + 5
