@@ -41,6 +41,13 @@ def test_it_is_said_once_under_mpiexec(flags: str, tmp_path: Path) -> None:
     assert UNDER_MPIEXEC[flags] in said
 
 
+def test_a_run_without_the_backend_is_not_made_once_a_rank(tmp_path: Path) -> None:
+    said = complaint(tmp_path, "train", "GridWorld-16", "--topology", "averaged", "--workers", "2")
+    assert (
+        "was started 2 times by mpiexec" in said and "with --backend mpi they are the workers of one" in said
+    )
+
+
 def test_without_mpi4py_one_rank_says_what_to_install(tmp_path: Path) -> None:
     """As on a machine that has none: whatever looks for the module does not find it."""
     (tmp_path / "hidden").mkdir()

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from qfleet.cli.job import is_of_job, run_in_job
+from qfleet.cli.job import are_copies, is_of_job, refuse_copies, run_in_job
 from qfleet.cli.overview import COMMANDS, overview
 from qfleet.errors import FleetError, QfleetError
 from qfleet.interruption import Interrupted
@@ -25,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if is_of_job(given):
         return _explained(lambda: run_in_job(lambda: _explained(lambda: _run(given))))
+    if are_copies(given):
+        return _explained(refuse_copies)
     return _explained(lambda: _run(given))
 
 

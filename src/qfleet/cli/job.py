@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from qfleet.errors import QfleetError
-from qfleet.launcher import is_first_on_its_machine, is_launched
+from qfleet.launcher import is_first_on_its_machine, is_launched, num_launched
 
 _SILENT_EXIT_SECONDS = 0.5
 
@@ -20,6 +20,22 @@ def is_of_job(arguments: Sequence[str]) -> bool:
     if arguments[0] == "train":
         return "mpi" in values or (not values and _any_on_mpi(_values_of("config", arguments)))
     return _any_on_mpi(arguments[1:])
+
+
+def are_copies(arguments: Sequence[str]) -> bool:
+    """Whether a launcher started several of the same run, each of which would be a run of its own."""
+    return arguments[:1] == ["train"] and not is_of_job(arguments) and num_launched() > 1
+
+
+def refuse_copies() -> int:
+    """Raises QfleetError, on one rank of a machine."""
+    if not is_first_on_its_machine():
+        return 0
+    time.sleep(_SILENT_EXIT_SECONDS)
+    raise QfleetError(
+        f"this run was started {num_launched()} times by mpiexec, and each would be a run of its own; with "
+        "--backend mpi they are the workers of one"
+    )
 
 
 def run_in_job(program: Callable[[], int]) -> int:
