@@ -30,11 +30,12 @@ check: test-install  ## Static checks.
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-test: check  ## Everything that must hold, in at most twelve minutes on two cores.
+test: check  ## Everything that must hold, in at most eighteen minutes on two cores.
 	$(PYTEST) -m "not soak" --numprocesses 2
 
 soak: test-install  ## The slow proofs, in full.
-	$(PYTEST) -m soak --timeout=3600 --numprocesses 2
+	$(PYTEST) -m "soak and not alone" --timeout=3600 --numprocesses 2
+	$(PYTEST) -m "soak and alone" --timeout=3600
 
 bench: test-install .venv-bench/installed  ## Every figure of docs/benchmarks.md but those of bench-tables, bench-sb3 and bench-minatar.
 	-$(BIN)/python benchmarks/update.py

@@ -27,7 +27,7 @@ import qfleet
 if "ray" in sys.modules:
     from ray._private import worker
     if worker.global_worker.mode == worker.WORKER_MODE:  # a real limit of the operating system, in workers alone
-        status = dict(line.split(":") for line in open("/proc/self/status") if ":" in line)
+        status = dict(line.split(":", 1) for line in open("/proc/self/status") if ":" in line)
         limit = 1024 * int(status["VmData"].split()[0]) + {ROOM_BYTES}
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 

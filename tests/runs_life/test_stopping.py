@@ -168,7 +168,7 @@ def test_learning_happens(tmp_path: Path) -> None:
         ({"loss": "hubber"}, "loss is 'hubber'"),
         ({"topology": "parallel"}, "topology is 'parallel'"),
         ({"device": "gpu"}, "device is 'gpu'"),
-        ({"backend": "ray"}, "backend is 'ray'"),
+        ({"backend": "slurm"}, "backend is 'slurm'"),
         ({"network": "grid"}, "needs images"),
         ({"engine": "registered"}, "registered needs an id"),
         ({"learning_rat": 1}, "did you mean learning_rate"),

@@ -108,7 +108,7 @@ def test_a_worker_that_is_killed_is_named_in_time(tmp_path: Path) -> None:
     assert children() == before
 
 
-def test_a_worker_that_is_stopped_is_named_by_the_stall_timeout(tmp_path: Path) -> None:
+def test_a_worker_that_is_stopped_is_named(tmp_path: Path) -> None:
     before, done = children(), []
     with pytest.raises(FleetError) as raised:
         qfleet.train(
@@ -116,12 +116,11 @@ def test_a_worker_that_is_stopped_is_named_by_the_stall_timeout(tmp_path: Path) 
             out=tmp_path / "run",
             on_status=do_to_worker_1(signal.SIGSTOP, done),
             backend="processes",
-            stall_timeout_seconds=2.0,
             **PARTITIONED,
         )
-    assert time.monotonic() - done[0] < 2 + 2 + 4  # a turn before, and the time to end both
+    assert time.monotonic() - done[0] < 2 + 2 + 2  # a turn before, and the time to end both
     said = str(raised.value)
-    assert f"worker 1 (process {done[1]}" in said and "within 2 s" in said and "\n" not in said
+    assert f"worker 1 (process {done[1]}) was stopped while running advance" in said and "\n" not in said
     assert children() == before
 
 

@@ -65,6 +65,8 @@ def ring_task(num_states: int) -> Task:
     return task_of(ring(num_states, BURN), "q-learning", 10**9, 2, walkers=128, exploration_initial=1.0)
 
 
+@pytest.mark.soak
+@pytest.mark.alone
 def test_a_worker_three_times_slower_costs_little(members_of: MembersOf) -> None:
     """Together both workers are as fast as two that need 1.5 times the fast one's time for a step."""
     task, members = ring_task(4096), members_of("processes", 2)
@@ -84,6 +86,7 @@ def pinned_rounds(group: Group, task: Task, balance, rounds: int):
 
 
 @pytest.mark.soak
+@pytest.mark.alone
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 def test_a_worker_slowed_down_by_busy_loops_costs_little() -> None:
     """Two busy processes on the second worker's core leave it a third: balanced, a round takes 1.5 times as long."""
@@ -173,7 +176,7 @@ def test_a_worker_that_was_stopped_is_given_work_and_soon_seen_to_be_fast() -> N
     pace = noted(30, [10, 10])
     pace.note(np.array([1000, 1000]), np.array([10 * 10**6, 10**11]))
     assert pace.shares[1] == pytest.approx(1 / 32, rel=0.05)
-    for _ in range(10):
+    for _ in range(40):  # of a twentieth of a second each
         steps = np.array(portions_by(pace.shares, 100_000, 0))
         pace.note(steps, steps * 1000)  # both make a step in a microsecond
     assert pace.shares[1] > 0.45

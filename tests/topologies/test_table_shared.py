@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from qfleet.tabular.learner import Task
 from qfleet.topologies.shared import Shared, SharedConfig
-from tests.backends.members import BACKENDS, FLEETS
+from tests.backends.members import FLEETS
 from tests.topologies.table_teams import task_of, world_named
 
 GRID, GARNET = world_named("GridWorld-16"), world_named("Garnet-60")
@@ -32,7 +32,7 @@ def trained(
         fleet.close()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ["threads", "processes"])
 def test_two_workers_learn_one_table(backend: str) -> None:
     """On a grid without chance the fixed point is exact, whoever writes when."""
     task = task_of(GRID, "q-learning", 4_000_001, 2)

@@ -71,16 +71,25 @@ class RayFleet:
         self, names: Sequence[str], makers: Sequence[Callable[..., Any]], timeout_seconds: float | None
     ) -> list[RayHandle]:
         dumped = self._dumped(names, makers)
-        handles = self._actors(names)
-        self._handles += handles
-        try:
-            self._settle(handles, timeout_seconds)
-        except BaseException:
-            end_actors(handles)
-            raise
+        handles = self._settled(names, timeout_seconds)
         for handle, (maker, buffers) in zip(handles, dumped, strict=True):
             handle.ask("make", maker, *buffers)
         return handles
+
+    def _settled(self, names: Sequence[str], timeout_seconds: float | None) -> list[RayHandle]:
+        """New actors, of whom all have started; once more where one was given to a node that has just gone."""
+        for is_last in (False, True):
+            handles = self._actors(names)
+            self._handles += handles
+            try:
+                self._settle(handles, timeout_seconds)
+                return handles
+            except BaseException as error:
+                end_actors(handles)
+                lost_a_node = any(handle.node.loss for handle in handles)
+                if is_last or not lost_a_node or not isinstance(error, FleetError):
+                    raise
+        raise AssertionError("the second attempt returns or raises")
 
     def _settle(self, handles: Sequence[RayHandle], timeout_seconds: float | None) -> None:
         """Waits until all have started, and if they are a group know one another."""

@@ -82,7 +82,7 @@ class Keeper:
     """The actor."""
 
     def __init__(self, token: bytes) -> None:
-        self._token = token
+        self._token, self._raylet = token, os.getppid()
         self._values: dict[int, bytearray] = {}
 
     def open(self, host: str, interface: str) -> Address | str:
@@ -121,12 +121,12 @@ class Keeper:
             try:
                 self._obey(connection)
             finally:
-                os._exit(0)  # the driver is gone, and the run with it
+                os._exit(0)  # the driver is gone, and the run with it, or the node is
 
     def _obey(self, connection: socket.socket) -> None:
         """Does what the driver asks for, and tells it several times a second how its processes are."""
         watched: dict[int, Watched] = {}
-        while True:
+        while os.getppid() == self._raylet:  # without it, this node takes no more workers
             for kind, number in self._asked(connection):
                 if kind == WATCH:
                     watched[number] = Watched(number)

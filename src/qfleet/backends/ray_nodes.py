@@ -135,6 +135,12 @@ class Nodes:
                     "on every node works"
                 )
 
+    def hear_all(self) -> None:
+        """Returns once every node has said that it lives, or counts as gone."""
+        asked, deadline = time.monotonic(), time.monotonic() + _SILENCE_SECONDS + 2 * BEAT_SECONDS
+        while any(node.heard < asked for node in self.living()) and time.monotonic() < deadline:
+            time.sleep(BEAT_SECONDS / 10)
+
     def close(self) -> None:
         """Ends the keepers."""
         self._closing.set()

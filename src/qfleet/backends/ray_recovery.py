@@ -37,8 +37,9 @@ class RayRecovery:
                     node.ask(FORGET, one.key)
 
     def end(self, handles: Sequence[Handle]) -> None:
-        """See `qfleet.fleet.Recovery.end`."""
+        """See `qfleet.fleet.Recovery.end`; then it is known, too, which nodes live."""
         end_actors([handle for handle in handles if isinstance(handle, RayHandle)])
+        self._nodes.hear_all()
 
     def room(self) -> int:
         """See `qfleet.fleet.Recovery.room`; new nodes are given a moment to answer."""
