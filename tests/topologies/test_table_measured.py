@@ -176,7 +176,7 @@ def test_a_worker_that_was_stopped_is_given_work_and_soon_seen_to_be_fast() -> N
     pace = noted(30, [10, 10])
     pace.note(np.array([1000, 1000]), np.array([10 * 10**6, 10**11]))
     assert pace.shares[1] == pytest.approx(1 / 32, rel=0.05)
-    for _ in range(40):  # of a twentieth of a second each
+    for _ in range(60):  # of a twentieth of a second each
         steps = np.array(portions_by(pace.shares, 100_000, 0))
         pace.note(steps, steps * 1000)  # both make a step in a microsecond
     assert pace.shares[1] > 0.45
