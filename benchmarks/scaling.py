@@ -24,10 +24,10 @@ from qfleet.topologies.table_team import TableTopology
 from qfleet.worlds.catalogue import make_world
 from qfleet.worlds.world import World
 
-SIDE, SIZES = 512, (1, 2, 4, 8)
+SIDE, SIZES = 1024, (1, 2, 4, 8)
 MESSAGE_BYTES = (64, 2**16, 2**20, 2**22)
 ROUND_STEPS = 2**20
-NUM_ROUNDS, NUM_EXCHANGES = 16, 10
+NUM_CALLS, ROUNDS_A_CALL, NUM_EXCHANGES = 5, 8, 10
 NUM_CORES = len(os.sched_getaffinity(0))
 
 
@@ -69,9 +69,9 @@ def seconds_a_round(name: str, task: Task, fleet: Fleet) -> tuple[float, float]:
     """Of the median of several, and the bytes that a worker sends in one."""
     topology, seconds = topology_of(name, task, fleet), []
     reports = topology.advance(4 * ROUND_STEPS * task.num_workers)
-    for _ in range(NUM_ROUNDS):
+    for _ in range(NUM_CALLS):
         before, start = topology.num_steps, time.perf_counter()
-        reports = topology.advance(before + ROUND_STEPS * task.num_workers)
+        reports = topology.advance(before + ROUNDS_A_CALL * ROUND_STEPS * task.num_workers)
         made = (topology.num_steps - before) / ROUND_STEPS / task.num_workers
         seconds.append((time.perf_counter() - start) / made)
     table_bytes = np.prod(task.shape) * task.dtype.itemsize

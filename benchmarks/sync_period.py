@@ -49,7 +49,8 @@ def learn(task: Task, scheme: str, period: int, exact: np.ndarray) -> Point:
             topology = Partitioned(fleet, task, cut, PartitionedConfig(sync_every_steps=period))
         topology.prepare()
         started = time.perf_counter()
-        topology.advance(task.total_steps)
+        while topology.num_steps < task.total_steps:
+            topology.advance(topology.num_steps + task.total_steps // 100)
         seconds = time.perf_counter() - started
         return Point(float(np.abs(topology.values()[0] - exact).max()), seconds)
     finally:
@@ -103,7 +104,7 @@ def draw(points: dict[str, list[Point]], steps: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("--steps", type=int, default=200_000_000)
+    parser.add_argument("--steps", type=int, default=100_000_000)
     arguments = parser.parse_args()
     draw(measure(arguments.steps), arguments.steps)
     print(f"         {FIGURE.name} drawn")
