@@ -5,6 +5,8 @@ import functools
 import logging
 import os
 import warnings
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -43,3 +45,26 @@ def cluster() -> Any:
 def address() -> str:
     """HOST:PORT."""
     return str(cluster().address)
+
+
+def processes_named(name: bytes) -> list[int]:
+    """Those whose command holds it, of the clusters that this process has started."""
+    return [number for number in _descendants(os.getpid()) if name in _command(number)]
+
+
+def _descendants(process_id: int) -> Iterator[int]:
+    for task in Path(f"/proc/{process_id}/task").glob("*/children"):
+        try:
+            children = [int(text) for text in task.read_text().split()]
+        except OSError:
+            continue
+        for child in children:
+            yield child
+            yield from _descendants(child)
+
+
+def _command(process_id: int) -> bytes:
+    try:
+        return Path(f"/proc/{process_id}/cmdline").read_bytes()
+    except OSError:
+        return b""

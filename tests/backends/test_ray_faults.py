@@ -19,6 +19,7 @@ import pytest
 import qfleet
 from qfleet.errors import FleetError
 from tests.backends import ray_cluster
+from tests.backends.ray_cluster import processes_named
 
 STEPS = 250_000_000
 RUN: dict[str, Any] = {
@@ -42,26 +43,7 @@ PATHS = {"PYTHONPATH": os.pathsep.join([SOURCES, str(Path(__file__).parents[2])]
 
 
 def worker_processes() -> list[int]:
-    """Of the clusters that this process has started."""
-    return [number for number in _descendants(os.getpid()) if b"ray::RayService" in _command(number)]
-
-
-def _descendants(process_id: int) -> Iterator[int]:
-    for task in Path(f"/proc/{process_id}/task").glob("*/children"):
-        try:
-            children = [int(text) for text in task.read_text().split()]
-        except OSError:
-            continue
-        for child in children:
-            yield child
-            yield from _descendants(child)
-
-
-def _command(process_id: int) -> bytes:
-    try:
-        return Path(f"/proc/{process_id}/cmdline").read_bytes()
-    except OSError:
-        return b""
+    return processes_named(b"ray::RayService")
 
 
 class Watch:

@@ -20,6 +20,7 @@ from qfleet.errors import FleetError
 from qfleet.fleet import Group
 from tests.backends import ray_cluster
 from tests.backends.members import Member
+from tests.backends.ray_cluster import processes_named
 
 
 def _meet_for_ever(group: Group) -> None:
@@ -248,3 +249,20 @@ def test_workers_are_spread_over_what_is_free() -> None:
     assert spread({"a": 1, "b": 3}, 4) == ["a", "b", "b", "b"]
     with pytest.raises(FleetError, match="5 workers take a CPU each, and the cluster has 4; fewer --workers"):
         spread({"a": 1, "b": 3}, 5)
+
+
+def test_a_node_that_was_silent_is_used_again_once_it_speaks() -> None:
+    """Both keepers are stopped, as on a machine that has stalled: it is waited for, and found, as it was."""
+    before = processes_named(b"ray::Keeper")
+    with _team(2) as team:
+        keepers = [number for number in processes_named(b"ray::Keeper") if number not in before]
+        kept = team.keep(_state, 10)
+        futures = [handle.call("run", _compute, 20.0) for handle in team.handles]
+        for number in keepers:
+            os.kill(number, signal.SIGSTOP)
+        said = team.refused_within(4.0, futures)
+        assert all("does not answer any more" in text for text in said)
+        threading.Timer(2.0, lambda: [os.kill(number, signal.SIGCONT) for number in keepers]).start()
+        team.fleet.recovery.end(team.handles)
+        team.start(2)
+        assert team.run(_read, kept[1:], kept[0]) == [[(1, 54, "états"), (0, 45, "états")]] * 2

@@ -24,6 +24,8 @@ from qfleet.fleet import Group
 
 _START_SECONDS = 120.0
 _NEW_NODE_SECONDS = 3.0
+_ROOM_SECONDS = 30.0
+"""How long it is waited for a node where all are gone, or silent."""
 _LOOPBACK = "127.0.0.1"
 
 
@@ -104,9 +106,9 @@ class RayFleet:
     def _actors(self, names: Sequence[str]) -> list[RayHandle]:
         """Actors on living nodes, in turn. Ray's word for who lives is taken only before any keeper has answered."""
         new = self._nodes.look()
-        if living := self._nodes.living():
-            self._nodes.settle(_NEW_NODE_SECONDS)
-            living = self._nodes.living()
+        living = self._nodes.living()
+        if living or self._has_started:
+            living = self._nodes.settled(_NEW_NODE_SECONDS, _ROOM_SECONDS)
         nodes = {node.node_id: node for node in living or new}
         self._handles = [handle for handle in self._handles if not handle.is_ended]
         taken = Counter(handle.node.node_id for handle in self._handles)

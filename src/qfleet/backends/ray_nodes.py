@@ -30,6 +30,8 @@ class Node:
         self.place: Address | None = None
         self.loss: str | None = None
         """Why it counts as gone."""
+        self.is_closed = False
+        """Whether it cannot come back: who is only silent may speak again."""
         self.connection: socket.socket | None = None
         self.heard = time.monotonic()
         self._unhealthy: dict[int, bytes] = {}
@@ -44,12 +46,12 @@ class Node:
 
     def ask(self, kind: bytes, number: int) -> None:
         """Sends the keeper a record."""
-        if self.connection is None or self.loss is not None:
+        if self.connection is None or self.is_closed:
             return
         try:
             self.connection.sendall(RECORD.pack(kind, number))
         except OSError as error:
-            self.lose(f"its node {self.machine} is gone ({error})")
+            self.lose(f"its node {self.machine} is gone ({error})", for_good=True)
 
     def watch(self, process_id: int) -> None:
         """From now on, `trouble` knows of it."""
@@ -65,9 +67,10 @@ class Node:
         """Whether the process has ended, as far as anybody can know."""
         return self.loss is not None or self._unhealthy.get(process_id) == GONE
 
-    def lose(self, why: str) -> None:
+    def lose(self, why: str, *, for_good: bool) -> None:
         """The first reason stays."""
         self.loss = self.loss or why
+        self.is_closed = self.is_closed or for_good
 
     def hear(self) -> None:
         """Takes what the keeper says."""
@@ -76,12 +79,12 @@ class Node:
             come = self.connection.recv(4096)
         except OSError as error:
             come = b""
-            self.lose(f"its node {self.machine} is gone ({error})")
+            self.lose(f"its node {self.machine} is gone ({error})", for_good=True)
         if not come:
-            self.lose(f"its node {self.machine} is gone: its keeper has closed its connection")
+            self.lose(f"its node {self.machine} is gone: its keeper has closed its connection", for_good=True)
             return
         self._come += come
-        self.heard = time.monotonic()
+        self.heard, self.loss = time.monotonic(), None
         while len(self._come) >= RECORD.size:
             kind, number = RECORD.unpack_from(self._come)
             del self._come[: RECORD.size]
@@ -126,13 +129,14 @@ class Nodes:
             try:
                 place = node.opened.result(max(0.0, deadline - time.monotonic()))
                 if isinstance(place, str):
-                    node.lose(place)
+                    node.lose(place, for_good=True)
                 else:
                     node.connect(place, self.token)
             except Exception as error:  # Ray's, a deadline's or the network's
                 node.lose(
                     f"its node {node.machine} cannot start a keeper ({cause_of(error)}); the same version of Qfleet "
-                    "on every node works"
+                    "on every node works",
+                    for_good=True,
                 )
 
     def hear_all(self) -> None:
@@ -140,6 +144,15 @@ class Nodes:
         asked, deadline = time.monotonic(), time.monotonic() + _SILENCE_SECONDS + 2 * BEAT_SECONDS
         while any(node.heard < asked for node in self.living()) and time.monotonic() < deadline:
             time.sleep(BEAT_SECONDS / 10)
+
+    def settled(self, timeout_seconds: float, patience_seconds: float) -> list[Node]:
+        """Nodes that live once new ones were given a moment to answer; while there are none they are waited for."""
+        deadline = time.monotonic() + patience_seconds
+        while True:
+            self.settle(timeout_seconds)
+            if (living := self.living()) or time.monotonic() >= deadline:
+                return living
+            time.sleep(BEAT_SECONDS)
 
     def close(self) -> None:
         """Ends the keepers."""
@@ -160,7 +173,7 @@ class Nodes:
         """Who is silent for too long is gone; unless it was this process that slept."""
         looked = time.monotonic()
         while not self._closing.is_set():
-            nodes = self.living()
+            nodes = [node for node in self._known.values() if node.place is not None and not node.is_closed]
             for node in self._ready(nodes):
                 node.hear()
             now = time.monotonic()
@@ -168,7 +181,7 @@ class Nodes:
                 if now - looked > _SLEPT_SECONDS:
                     node.heard = now
                 elif now - node.heard > _SILENCE_SECONDS:
-                    node.lose(f"its node {node.machine} does not answer any more")
+                    node.lose(f"its node {node.machine} does not answer any more", for_good=False)
             looked = now
 
     def _ready(self, nodes: Sequence[Node]) -> list[Node]:
