@@ -7,6 +7,8 @@ backend says where they run.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from qfleet.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from qfleet.agent import Agent
     from qfleet.errors import DamagedError, FleetError, NonFiniteError, QfleetError
@@ -16,8 +18,6 @@ if TYPE_CHECKING:
     from qfleet.training import Status, Training
     from qfleet.worlds.mdp import MDP
     from qfleet.worlds.world import World
-
-__version__ = "0.1.0"
 
 __all__ = [
     "MDP",

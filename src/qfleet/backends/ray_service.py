@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, final
 
-import qfleet
 from qfleet.backends.budget import num_cores, set_thread_budget
 from qfleet.backends.futures import one_line
 from qfleet.backends.kept_values import keep_value
@@ -19,6 +18,7 @@ from qfleet.backends.replies import dump_failure, dump_result
 from qfleet.backends.service_pickling import load_maker
 from qfleet.backends.user_modules import SentModules, Sources
 from qfleet.errors import FleetError
+from qfleet.version import __version__
 
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
@@ -39,7 +39,7 @@ class RayMembership:
 def versions() -> dict[str, str]:
     """Of what must be the same on all nodes: the same seed is to give the same bits, and kernels travel by name."""
     packages = {name: version(name) for name in ("numpy", "numba")}  # importing numba takes half a second
-    return {"Python": platform.python_version(), "qfleet": qfleet.__version__, **packages}
+    return {"Python": platform.python_version(), "qfleet": __version__, **packages}
 
 
 @final

@@ -70,7 +70,7 @@ def _run(arguments: list[str]) -> int:
     if name in ("-h", "--help", "help"):
         print(overview())
     elif name == "--version":
-        from qfleet import __version__
+        from qfleet.version import __version__
 
         print(f"qfleet {__version__}")
     elif name in COMMANDS:
