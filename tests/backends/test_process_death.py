@@ -16,6 +16,7 @@ import pytest
 from qfleet.errors import FleetError
 from qfleet.fleet import Group, Handle
 from tests.backends.members import Members
+from tests.segments import segments
 
 
 def _process_id(group: Group) -> int:
@@ -48,7 +49,7 @@ class Trio(NamedTuple):
 @pytest.fixture
 def trio() -> Iterator[Trio]:
     descriptors = len(list(Path("/proc/self/fd").iterdir()))
-    segments = set(Path("/dev/shm").iterdir())
+    before = segments()
     group = Members("processes", 3, timeout_seconds=30.0)
     process_ids = group.run(_process_id)
     yield Trio(group.handles, process_ids, group)
@@ -58,7 +59,7 @@ def trio() -> Iterator[Trio]:
     assert not any(Path(f"/proc/{number}").exists() for number in process_ids)
     gc.collect()
     assert len(list(Path("/proc/self/fd").iterdir())) <= descriptors
-    assert set(Path("/dev/shm").iterdir()) <= segments
+    assert segments() <= before
 
 
 @pytest.mark.parametrize("function", [_meet_for_ever, _sleep_or_meet])
@@ -165,7 +166,7 @@ os.read(0, 1)
 @pytest.mark.parametrize("is_busy", [False, True])
 def test_a_killed_parent_leaves_no_process_and_no_segment(is_busy: bool) -> None:
     """The parent is a script without a main guard."""
-    segments = set(Path("/dev/shm").iterdir())
+    before = segments()
     root = str(Path(__file__).parents[2])
     parent = subprocess.Popen(
         [sys.executable, "-c", ORPHANS.format(is_busy=is_busy)],
@@ -182,6 +183,6 @@ def test_a_killed_parent_leaves_no_process_and_no_segment(is_busy: bool) -> None
     while any(child.exists() for child in children) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(child.exists() for child in children)
-    assert set(Path("/dev/shm").iterdir()) <= segments
+    assert segments() <= before
     parent.stdout.close()
     parent.stdin.close()

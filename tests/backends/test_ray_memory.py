@@ -73,6 +73,8 @@ def _train(folder: Path, workers: int, *flags: object) -> subprocess.CompletedPr
     )
 
 
+@pytest.mark.soak
+@pytest.mark.alone
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
 def test_a_table_that_fits_in_four_workers_but_not_in_one(tmp_path: Path) -> None:
     alone = _train(tmp_path, 1)

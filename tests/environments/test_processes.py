@@ -14,6 +14,7 @@ import pytest
 
 from qfleet.environments import EnvironmentConfig, make
 from qfleet.errors import QfleetError
+from tests.segments import segments
 
 
 class TroubledEnv(gymnasium.Env):
@@ -141,7 +142,7 @@ os.read(0, 1)
 @pytest.mark.parametrize("action", [0, 3])
 def test_a_killed_parent_leaves_no_process_and_no_segment(action):
     """The parent is a script on standard input: it has no main module that could be imported again."""
-    segments = set(Path("/dev/shm").iterdir())
+    before = segments()
     root = str(Path(__file__).parents[2])
     search = os.pathsep.join([root, *filter(None, sys.path)])
     parent = subprocess.Popen(
@@ -160,7 +161,7 @@ def test_a_killed_parent_leaves_no_process_and_no_segment(action):
     while time.monotonic() < deadline and any(_is_running(pid) for pid in workers):
         time.sleep(0.05)
     assert not any(_is_running(pid) for pid in workers)
-    assert set(Path("/dev/shm").iterdir()) <= segments
+    assert segments() <= before
 
 
 def _is_running(pid: int) -> bool:

@@ -4,12 +4,10 @@ import logging
 import os
 import signal
 import socket
-import sys
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, final
 
 from qfleet.backends.budget import num_cores
@@ -17,8 +15,6 @@ from qfleet.backends.futures import one_line
 from qfleet.errors import FleetError, QfleetError
 
 AUTO = "auto"
-_TOKEN = Path.home() / ".ray" / "auth_token"
-"""Where Ray keeps it."""
 _PROBE_SECONDS = 3.0
 _HELLO_OF_HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 """Its preface and an empty SETTINGS frame, which a gRPC server answers with SETTINGS."""
@@ -27,8 +23,6 @@ _SETTINGS = 4
 
 def import_ray() -> Any:
     """The package; QfleetError if it is not installed."""
-    if "ray" not in sys.modules:
-        _prepare_import()
     try:
         import ray
     except ModuleNotFoundError as error:
@@ -36,14 +30,6 @@ def import_ray() -> Any:
             raise
         raise QfleetError('--backend ray needs Ray: pip install "qfleet[ray]" installs it') from None
     return ray
-
-
-def _prepare_import() -> None:
-    """Ray reads these once. Clusters may ask for a token; those that do not take no notice of it."""
-    given = ("RAY_AUTH_TOKEN" in os.environ, "RAY_AUTH_TOKEN_PATH" in os.environ, _TOKEN.is_file())
-    if any(given):
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # errors say what it would write to the terminal
 
 
 @final
@@ -77,7 +63,7 @@ class RayCluster:
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise FleetError(
                 f"--address {self.address}: {one_line(error)}. It has to be of the same version of Ray; if it asks for "
-                "a token (ray get-auth-token), that has to be in ~/.ray/auth_token here too"
+                "a token, RAY_AUTH_MODE=token and the file ~/.ray/auth_token are needed here too"
             ) from error
 
     def _init(self, **options: Any) -> None:

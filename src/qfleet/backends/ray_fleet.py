@@ -89,7 +89,12 @@ class RayFleet:
             except BaseException as error:
                 end_actors(handles)
                 lost_a_node = any(handle.node.loss for handle in handles)
-                if is_last or not lost_a_node or not isinstance(error, FleetError):
+                if (
+                    is_last
+                    or not lost_a_node
+                    or not isinstance(error, FleetError)
+                    or not self._nodes.living()
+                ):
                     raise
         raise AssertionError("the second attempt returns or raises")
 
