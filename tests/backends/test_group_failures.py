@@ -34,7 +34,7 @@ def test_who_raised_is_named_to_those_who_wait(trio: Members) -> None:
             futures[rank].result(10)
     with pytest.raises(NonFiniteError, match="the value of state 7"):
         futures[1].result(10)
-    assert time.monotonic() - started < 0.9
+    assert time.monotonic() - started < 3
 
 
 def _sleep_on_one(group: Group, seconds: float) -> None:
@@ -46,13 +46,13 @@ def _sleep_on_one(group: Group, seconds: float) -> None:
 
 def test_who_hangs_is_named_at_the_deadline_and_the_group_stays_broken(trio: Members) -> None:
     started = time.monotonic()
-    futures = [handle.call("run", _sleep_on_one, 2.0) for handle in trio.handles]
+    futures = [handle.call("run", _sleep_on_one, 5.0) for handle in trio.handles]
     said = r"worker 1 .*has not come to round 2 of its group within 1 s"
     for rank in (0, 2):
         with pytest.raises(FleetError, match=said) as caught:
             futures[rank].result(10)
         assert "\n" not in str(caught.value)
-    assert 0.9 < time.monotonic() - started < 1.9
+    assert 0.9 < time.monotonic() - started < 4
     with pytest.raises(FleetError, match=said):
         trio.handles[0].call("run", _only_barrier).result(10)
 

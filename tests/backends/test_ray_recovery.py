@@ -22,6 +22,9 @@ from tests.backends import ray_cluster
 from tests.backends.members import Member
 from tests.backends.ray_cluster import processes_named
 
+NOTICED_SECONDS = 3.0
+"""Two on a machine that has nothing else to do; here other tests run beside this one."""
+
 
 def _meet_for_ever(group: Group) -> None:
     while True:
@@ -117,14 +120,14 @@ def test_who_is_stopped_or_killed_is_noticed_ended_and_replaced(team: Team, numb
     process_id = team.handles[1].process_id
     assert process_id is not None
     os.kill(process_id, number)
-    said = team.refused_within(2.0, futures)
+    said = team.refused_within(NOTICED_SECONDS, futures)
     assert all(f"worker 1 (process {process_id} on " in text and "\n" not in text for text in said)
     if number == signal.SIGSTOP:
         assert all("its process has been stopped (SIGSTOP)" in text for text in said)
-    assert team.end() < 1.2
+    assert team.end() < 2.5
     started = time.monotonic()
     team.start(3)
-    assert time.monotonic() - started < 6
+    assert time.monotonic() - started < 10
     expected = [(rank, sum(range(1, 10)) + 9 * rank, "états") for rank in (1, 2, 0)]
     assert team.run(_read, kept[1:], kept[0]) == [expected] * 3
 
@@ -203,12 +206,12 @@ def test_a_node_that_is_removed_is_noticed_and_one_that_is_added_is_used() -> No
         futures = [handle.call("run", _meet_for_ever) for handle in team.handles]
         time.sleep(0.2)
         cluster.remove_node(extra, allow_graceful=False)
-        said = team.refused_within(2.0, futures)
+        said = team.refused_within(NOTICED_SECONDS, futures)
         assert len(lost) == 1 and all(lost[0].name in text for text in said)
         started = time.monotonic()
-        assert team.end() < 1.2
+        assert team.end() < 2.5
         team.start(3)
-        assert time.monotonic() - started < 6
+        assert time.monotonic() - started < 10
         assert {handle.node.node_id for handle in team.handles}.isdisjoint({extra.node_id})
         assert [found[0] for found in team.run(_read, kept[:2], kept[2])[0]] == [0, 1, 2]
         assert team.fleet.recovery.room() == room - ray_cluster.CPUS_A_NODE
