@@ -115,6 +115,8 @@ def burn_on(core: int, seconds: float) -> None:
         pass
 
 
+@pytest.mark.soak
+@pytest.mark.alone
 def test_borders_move_to_where_visits_follow_speed(members_of: MembersOf) -> None:
     """All states of a ring are visited alike: a worker that is three times as fast comes to own most of them."""
     task, extras = ring_task(128), {}

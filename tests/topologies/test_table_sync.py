@@ -95,6 +95,8 @@ def test_what_was_chosen_is_saved(members_of: MembersOf) -> None:
     assert run(members_of("threads", 2), state_of) == [(16_000, 16_000, True)] * 2
 
 
+@pytest.mark.soak
+@pytest.mark.alone
 @pytest.mark.parametrize("backend", ["threads", "processes"])
 def test_merges_of_a_large_table_come_to_take_under_a_tenth(backend, members_of: MembersOf) -> None:
     """A merge of a million entries takes as long as some 100,000 steps, and the rounds begin with a hundred."""
@@ -110,6 +112,8 @@ def test_merges_of_a_large_table_come_to_take_under_a_tenth(backend, members_of:
         assert attempt < 2, extras
 
 
+@pytest.mark.soak
+@pytest.mark.alone
 def test_exchanges_come_to_take_under_a_tenth_too(members_of: MembersOf) -> None:
     """Walkers that go anywhere seldom come to the border: rounds are as long as they may be."""
     everywhere = {"exploration_initial": 1.0, "exploration_final": 1.0, "walkers": 512}
