@@ -21,6 +21,7 @@ from qfleet.errors import FleetError
 from tests.backends import ray_cluster
 from tests.backends.ray_cluster import processes_named
 from tests.segments import segments
+from tests.tables import table_bytes
 
 STEPS = 250_000_000
 RUN: dict[str, Any] = {
@@ -91,26 +92,11 @@ def strikes(watch: Watch, strike: Callable[[], bool], times: int, chance: random
         thread.join()
 
 
-def _values(run: qfleet.Run) -> list[bytes]:
-    state = run.values_state
-    return [
-        array.tobytes() for array in (state["shards"].values() if "shards" in state else [state["values"]])
-    ]
-
-
 def _send(how: signal.Signals, chance: random.Random, others: list[int]) -> bool:
     processes = [number for number in worker_processes() if number not in others]
     if processes:
         os.kill(chance.choice(processes), how)
     return bool(processes)
-
-
-def _remove_a_node(added: list[Any]) -> bool:
-    """One that was added, with all that it has; another comes in its place."""
-    cluster = ray_cluster.cluster()
-    cluster.remove_node(added.pop(0), allow_graceful=False)
-    added.append(cluster.add_node(**ray_cluster.NODE))
-    return True
 
 
 def _train(name: str, out: Path, **settings: Any) -> qfleet.Run:
@@ -152,7 +138,7 @@ def test_a_run_that_loses_workers_ends_with_the_bits_of_one_that_does_not(
             calm[name] = _train(name, tmp_path / f"calm {name}", backend="threads")
         run, watch = _struck_run(name, how, tmp_path / str(number), chance)
         assert len(watch.struck) == 1 and run.summary["restarts"] == 1
-        assert _values(run) == _values(calm[name])
+        assert table_bytes(run) == table_bytes(calm[name])
         for key in ("steps", "episodes", "rounds", "evaluation"):
             assert run.summary[key] == calm[name].summary[key], key
         assert max(watch.seconds_until_new_steps()) < LEARNING_SECONDS
@@ -195,7 +181,7 @@ def test_a_killed_driver_is_resumed(tmp_path: Path) -> None:
         time.sleep(0.1)
     assert worker_processes() == others
     run = qfleet.resume(tmp_path / "run")
-    assert run.summary["steps"] == STEPS and _values(run) == _values(calm)
+    assert run.summary["steps"] == STEPS and table_bytes(run) == table_bytes(calm)
 
 
 ELASTIC = """

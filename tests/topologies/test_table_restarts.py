@@ -14,6 +14,7 @@ import pytest
 
 import qfleet
 from qfleet.errors import FleetError, QfleetError
+from tests.tables import table_bytes
 
 RUN: dict[str, Any] = {
     "algorithm": "q-learning",
@@ -63,13 +64,6 @@ def _losing(times: int, how: signal.Signals, chance: random.Random) -> Iterator[
         thread.join()
 
 
-def _values(run: qfleet.Run) -> list[bytes]:
-    state = run.values_state
-    return [
-        array.tobytes() for array in (state["shards"].values() if "shards" in state else [state["values"]])
-    ]
-
-
 @pytest.mark.parametrize("name", [*TOPOLOGIES])
 def test_killed_workers_are_replaced_and_the_bits_are_those_of_a_run_without_faults(
     name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -79,7 +73,7 @@ def test_killed_workers_are_replaced_and_the_bits_are_those_of_a_run_without_fau
     with _losing(3, signal.SIGKILL, random.Random(name)) as hit:
         run = qfleet.train("GridWorld-32", out=tmp_path / "run", restarts=6, quiet=False, **settings)
     assert 1 <= run.summary["restarts"] <= len(hit) and "restarts" not in calm.summary
-    assert _values(run) == _values(calm)
+    assert table_bytes(run) == table_bytes(calm)
     for key in ("steps", "episodes", "rounds", "evaluation"):
         assert run.summary[key] == calm.summary[key], key
     told = capfd.readouterr().err
@@ -96,7 +90,7 @@ def test_a_stopped_worker_is_replaced(tmp_path: Path) -> None:
     with _losing(1, signal.SIGSTOP, random.Random(5)) as hit:
         run = qfleet.train("GridWorld-32", out=tmp_path / "run", restarts=1, **settings)
     assert run.summary["restarts"] == 1 and len(hit) == 1 and not Path(f"/proc/{hit[0]}").exists()
-    assert _values(run) == _values(calm)
+    assert table_bytes(run) == table_bytes(calm)
 
 
 def test_a_spent_budget_ends_the_run_naming_who_was_lost(tmp_path: Path) -> None:
