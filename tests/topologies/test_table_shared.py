@@ -9,6 +9,8 @@ from qfleet.topologies.shared import Shared, SharedConfig
 from tests.backends.members import FLEETS
 from tests.topologies.table_teams import task_of, world_named
 
+NUM_ADVANCES = 100
+"""Each looks once at where the walkers are."""
 GRID, GARNET = world_named("GridWorld-16"), world_named("Garnet-60")
 
 
@@ -19,14 +21,15 @@ def trained(
     fleet = FLEETS[backend]()
     try:
         team = Shared(fleet, task, SharedConfig() if config is None else config, task.counts_visits)
-        reports = team.advance(task.total_steps)
-        assert [report.advance.steps for report in reports] == [
+        cut = task.total_steps * np.arange(1, NUM_ADVANCES + 1) // NUM_ADVANCES
+        advances = [team.advance(int(until)) for until in cut]
+        assert [sum(one.advance.steps for one in column) for column in zip(*advances, strict=True)] == [
             task.total_steps // task.num_workers + (rank < task.total_steps % task.num_workers)
             for rank in range(task.num_workers)
         ]
         assert team.num_steps == task.total_steps
         return team.values()[0].copy(), float(
-            np.mean([one.extras["lost_update_fraction"] for one in reports])
+            np.mean([one.extras["lost_update_fraction"] for one in advances[-1]])
         )
     finally:
         fleet.close()

@@ -192,6 +192,11 @@ class MpiFleet:
             raise FleetError(
                 f"an MPI job of {job.size} ranks has one group of {job.size} members at a time; got {len(names)}"
             )
+        if not job.is_settled(_START_SECONDS):
+            raise FleetError(
+                f"a rank of this MPI job still works on a call of an earlier group after {_START_SECONDS:g} s; "
+                "start the job again"
+            )
         makers = [_dumped(*pair) for pair in zip(names[1:], make_services[1:], strict=True)]
         self._ranks = [RankHandle(job, rank, names[rank]) for rank in range(1, job.size)]
         futures = [
@@ -213,12 +218,12 @@ class MpiFleet:
         )
 
     def close(self) -> None:
-        """Lets the calls made so far finish, within a short time; a rank that does not dooms the job."""
+        """Lets the calls made so far finish, within a short time; while a rank owes an answer there is no new group."""
         ranks, self._ranks = self._ranks, []
         deadline = time.monotonic() + _CLOSE_SECONDS
         for handle in ranks:
             if not handle.is_free(max(0.0, deadline - time.monotonic())):
-                self._job.is_broken = True
+                self._job.owed.append(handle.is_free)
             handle.tell(CloseMessage())
 
 

@@ -37,8 +37,8 @@ class MpiJob:
         self.hosts = self._hosts()
         self._groups: list[MpiGroup] = []
         """What is still under way to and from them must stay in memory."""
-        self.is_broken = False
-        """Whether some rank no longer answers, so that the job can only be aborted."""
+        self.owed: list[Callable[[float], bool]] = []
+        """One for each rank that still owed an answer when its group was closed: waits for it, and says if it came."""
 
     def _hosts(self) -> list[str]:
         own = np.zeros(_HOST_BYTES, np.uint8)
@@ -58,6 +58,12 @@ class MpiJob:
         called = [self.who(name, rank) for rank, name in enumerate(names)]
         self._groups.append(MpiGroup(self.communicator, called, first_tag, timeout_seconds))
         return self._groups[-1]
+
+    def is_settled(self, timeout_seconds: float) -> bool:
+        """Whether every rank has answered all it was asked when so much time has passed, and can be asked again."""
+        deadline = time.monotonic() + timeout_seconds
+        self.owed = [wait for wait in self.owed if not wait(max(0.0, deadline - time.monotonic()))]
+        return not self.owed
 
     def abort(self, code: int) -> None:
         """Ends all ranks at once; what this one has to say was said."""

@@ -55,7 +55,7 @@ Message = StartMessage | CallMessage | CloseMessage | EndMessage
 
 def end_servers(job: MpiJob) -> bool:
     """Asks all other ranks to leave the job; False if one does not answer, and the job has to be aborted."""
-    if job.is_broken:
+    if not job.is_settled(0.0):
         return False
     others, message = range(1, job.size), pickle.dumps(EndMessage())
     sent = [BytesSending(job.communicator, message, rank, CALL_TAG) for rank in others]
