@@ -15,7 +15,7 @@ from qfleet.deep.parameters import Parameters
 from qfleet.deep.torch_learner import TorchLearner
 from qfleet.errors import NonFiniteError, QfleetError
 from qfleet.replay.recorder import Block
-from qfleet.replay.replay import Replay
+from qfleet.replay.replay import Batch, Replay, draw, empty_batch
 from tests.deep.networks import SHAPES, observations_for
 
 NUM_ROWS = 200
@@ -116,6 +116,64 @@ def test_blocks_of_any_length_and_a_restart_give_the_same_bits(kind: str) -> Non
     for name, array in whole.save_state().items():
         if isinstance(array, np.ndarray):
             assert array.tobytes() == second.save_state()[name].tobytes(), name
+
+
+@pytest.mark.parametrize("kind", ["compiled", "torch"])
+def test_a_batch_from_elsewhere_is_learned_like_one_drawn_here(kind: str) -> None:
+    config = replace(CONFIG, priority_exponent=0.0)
+    drawing, given = make_learner(kind, config), make_learner(kind, config)
+    shape, replay = SHAPES["mlp-dueling"], filled_replay(SHAPES["mlp-dueling"], config)
+    batch = empty_batch(config.batch_size, shape.layout, shape.frame_stack, 0)
+    drawing.learn(replay.view(), 8, 0.4)
+    for number in range(1, 9):
+        draw(replay.view(), given.seed, number, 0.4, batch)
+        before = given.publish().vector
+        gradient = given.gradient(batch)
+        np.testing.assert_array_equal(given.publish().vector, before)
+        assert gradient.vector.shape == before.shape and gradient.td_errors.shape == (16,)
+        given.apply(gradient)
+    assert given.num_updates == 8
+    assert given.take_statistics() == pytest.approx(drawing.take_statistics(), rel=1e-5)
+    for name, array in drawing.save_state().items():
+        if isinstance(array, np.ndarray):
+            np.testing.assert_array_equal(given.save_state()[name], array, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", ["compiled", "torch"])
+def test_the_gradient_of_two_half_batches_is_that_of_the_whole(kind: str) -> None:
+    config = replace(CONFIG, priority_exponent=0.0)
+    learner, shape = make_learner(kind, config), SHAPES["mlp-dueling"]
+    replay, batch = filled_replay(shape, config), empty_batch(16, shape.layout, shape.frame_stack, 0)
+    draw(replay.view(), 5, 1, 0.4, batch)
+    whole = learner.gradient(batch)
+    halves = []
+    for rows in (slice(0, 8), slice(8, 16)):
+        seen = np.concatenate([batch.observations[:16][rows], batch.observations[16:][rows]])
+        parts = {name: array[rows] for name, array in batch._asdict().items() if name != "observations"}
+        halves.append(learner.gradient(Batch(observations=seen, **parts)))
+    mean = np.mean([half.vector for half in halves], 0)
+    np.testing.assert_allclose(mean, whole.vector, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(
+        np.concatenate([half.td_errors for half in halves]), whole.td_errors, rtol=1e-4
+    )
+    assert np.mean([half.loss for half in halves]) == pytest.approx(whole.loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["compiled", "torch"])
+def test_a_gradient_that_is_not_finite_changes_nothing(kind: str) -> None:
+    config = replace(CONFIG, priority_exponent=0.0)
+    learner, shape = make_learner(kind, config), SHAPES["mlp-dueling"]
+    batch = empty_batch(16, shape.layout, shape.frame_stack, 0)
+    draw(filled_replay(shape, config).view(), 5, 1, 0.4, batch)
+    gradient, before = learner.gradient(batch), learner.publish().vector
+    gradient.vector[3] = np.inf
+    with pytest.raises(NonFiniteError, match="update 1 is not finite"):
+        learner.apply(gradient)
+    batch.rewards[2] = np.nan
+    with pytest.raises(NonFiniteError, match="update 1 is not finite"):
+        learner.learn_batch(batch)
+    assert learner.num_updates == 0 and learner.take_statistics() == {}
+    np.testing.assert_array_equal(learner.publish().vector, before)
 
 
 def test_learning_lowers_the_loss_of_fixed_targets() -> None:

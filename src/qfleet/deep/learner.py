@@ -1,6 +1,7 @@
 """What every deep learner offers, whichever way its network is run."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,18 @@ from qfleet.deep.exploration import epsilon_greedy
 from qfleet.deep.networks import NetworkShape
 from qfleet.deep.parameters import Parameters
 from qfleet.errors import NonFiniteError
-from qfleet.replay.replay import ReplayView, empty_batch
+from qfleet.replay.replay import Batch, ReplayView, empty_batch
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """What a minibatch says about the parameters; those of several learners may be averaged."""
+
+    vector: NDArray[np.float32]
+    """(num_parameters,), before it is scaled down to any norm."""
+    loss: float
+    td_errors: NDArray[np.float32]
+    """(batch,): target - Q(s, a)."""
 
 
 class Learner(ABC):
@@ -34,14 +46,47 @@ class Learner(ABC):
         self.num_updates += made
         self._num_summed += made
         if made < num_updates:
-            raise NonFiniteError(
-                f"the loss or gradient of update {self.num_updates + 1} is not finite; the values are as before it. "
-                "A smaller --learning-rate, or a --reward-limit, usually helps"
-            )
+            raise self._not_finite()
+
+    def gradient(self, batch: Batch) -> Gradient:
+        """The gradient of a minibatch brought from elsewhere, of any size; raises NonFiniteError."""
+        gradient = self._gradient(batch)
+        if not np.isfinite(gradient.loss):
+            raise self._not_finite()
+        return gradient
+
+    def apply(self, gradient: Gradient) -> None:
+        """Makes one update with a gradient; raises NonFiniteError, with the values as they were."""
+        norm = self._apply(gradient.vector, self.num_updates + 1)
+        if not np.isfinite(norm):
+            raise self._not_finite()
+        self.num_updates += 1
+        self._num_summed += 1
+        self._sums += (gradient.loss, np.mean(np.abs(gradient.td_errors), dtype=np.float64), norm)
+
+    def learn_batch(self, batch: Batch) -> NDArray[np.float32]:
+        """Makes one update from a minibatch brought from elsewhere; its TD errors (batch,)."""
+        gradient = self.gradient(batch)
+        self.apply(gradient)
+        return gradient.td_errors
+
+    def _not_finite(self) -> NonFiniteError:
+        return NonFiniteError(
+            f"the loss or gradient of update {self.num_updates + 1} is not finite; the values are as before it. "
+            "A smaller --learning-rate, or a --reward-limit, usually helps"
+        )
 
     @abstractmethod
     def _learn(self, view: ReplayView, num_updates: int, importance_exponent: float) -> int:
         """Makes the updates and returns how many were made before one was not finite."""
+
+    @abstractmethod
+    def _gradient(self, batch: Batch) -> Gradient:
+        """The gradient of the batch's loss, finite or not."""
+
+    @abstractmethod
+    def _apply(self, gradient: NDArray[np.float32], number: int) -> float:
+        """Makes update `number`, unless the gradient's norm, which is returned, is not finite."""
 
     @abstractmethod
     def publish(self) -> Parameters:

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qfleet.deep.dqn import DQNConfig
-from qfleet.deep.learner import Learner, Policy
+from qfleet.deep.learner import Gradient, Learner, Policy
 from qfleet.deep.losses import td_loss
 from qfleet.deep.networks import NetworkShape
 from qfleet.deep.optimizer import adam, move_towards
 from qfleet.deep.parameters import Parameters, check_same_network
 from qfleet.deep.targets import bootstrapped_targets
 from qfleet.errors import QfleetError
-from qfleet.replay.replay import ReplayView, draw, update_priorities
+from qfleet.replay.replay import Batch, ReplayView, draw, update_priorities
 
 
 @final
@@ -165,9 +165,6 @@ class TorchLearner(Learner):
         self._target.module.eval()
         self._target.copy_from(self._online)
         self._moments = torch.zeros(2, len(self._online.vector), device=device)
-        self._targets = np.empty(config.batch_size, np.float32)
-        self._td_errors = np.empty(config.batch_size, np.float32)
-        self._value_deltas = np.empty((config.batch_size, shape.num_actions), np.float32)
 
     def _learn(self, view: ReplayView, num_updates: int, importance_exponent: float) -> int:
         with torch.random.fork_rng():
@@ -176,22 +173,26 @@ class TorchLearner(Learner):
     def _updates(self, view: ReplayView, num_updates: int, importance_exponent: float) -> int:
         for i in range(num_updates):
             number = self.num_updates + i + 1
-            self._seed_noise(number)
             draw(view, self.seed, number, importance_exponent, self._batch)
-            loss = self._gradient_step()
+            loss, td_errors = self._backward(self._batch, number)
             if not np.isfinite(loss):
                 return i
-            norm = self._optimize(number)
+            norm = self._optimize(self._online.gradient, number)
             if not np.isfinite(norm):
                 return i
             rule = self._rule
-            update_priorities(
-                view, self._batch.rows, self._td_errors, rule.priority_exponent, rule.priority_floor
-            )
-            if number % rule.target_update_every_updates == 0:
-                self._move_target()
-            self._sums += np.array([loss, np.mean(np.abs(self._td_errors), dtype=np.float64), norm])
+            update_priorities(view, self._batch.rows, td_errors, rule.priority_exponent, rule.priority_floor)
+            self._sums += np.array([loss, np.mean(np.abs(td_errors), dtype=np.float64), norm])
         return num_updates
+
+    def _gradient(self, batch: Batch) -> Gradient:
+        with torch.random.fork_rng():
+            loss, td_errors = self._backward(batch, self.num_updates + 1)
+        return Gradient(self._online.gradient.cpu().numpy().copy(), loss, td_errors)
+
+    def _apply(self, gradient: NDArray[np.float32], number: int) -> float:
+        self._online.gradient.copy_(torch.from_numpy(gradient))
+        return self._optimize(self._online.gradient, number)
 
     def _seed_noise(self, number: int) -> None:
         """What the module draws (dropout) in an update follows from its number, so that resuming repeats it."""
@@ -200,29 +201,25 @@ class TorchLearner(Learner):
         if self._device.type == "cuda":
             torch.cuda.manual_seed(noise_seed)
 
-    def _gradient_step(self) -> float:
-        """Leaves the minibatch's gradient in the flat gradient; returns the loss."""
-        batch, num = self._batch, self.config.batch_size
+    def _backward(self, batch: Batch, number: int) -> tuple[float, NDArray[np.float32]]:
+        """Leaves the minibatch's gradient in the flat gradient; the loss, and TD errors (batch,)."""
+        self._seed_noise(number)
+        num = len(batch.actions)
+        targets, td_errors = np.empty(num, np.float32), np.empty(num, np.float32)
         observations = torch.from_numpy(batch.observations).to(self._device)
         with torch.no_grad():
             next_values = self._target.module(observations[num:]).cpu().numpy()
             selecting = self._select(observations[num:]) if self._rule.double else next_values
         values = self._online.module(observations[:num])
         bootstrapped_targets(
-            batch.rewards, batch.discounts, selecting, next_values, batch.next_action_masks, self._targets
+            batch.rewards, batch.discounts, selecting, next_values, batch.next_action_masks, targets
         )
-        loss = td_loss(
-            values.detach().cpu().numpy(),
-            batch.actions,
-            self._targets,
-            batch.weights,
-            self._rule.huber_limit,
-            self._td_errors,
-            self._value_deltas,
-        )
+        found = values.detach().cpu().numpy()
+        deltas, limit = np.empty_like(found), self._rule.huber_limit
+        loss = td_loss(found, batch.actions, targets, batch.weights, limit, td_errors, deltas)
         self._online.gradient.zero_()
-        values.backward(torch.from_numpy(self._value_deltas).to(self._device))
-        return loss
+        values.backward(torch.from_numpy(deltas).to(self._device))
+        return loss, td_errors
 
     def _select(self, observations: Tensor) -> NDArray[np.float32]:
         """The online network's values, without moving its running statistics."""
@@ -231,13 +228,20 @@ class TorchLearner(Learner):
         self._online.module.train()
         return values
 
-    def _optimize(self, number: int) -> float:
+    def _optimize(self, gradient: Tensor, number: int) -> float:
+        """Update `number`: Adam, and the target's move if one is due; the gradient's norm, if finite."""
+        norm = self._adam(gradient, number)
+        if np.isfinite(norm) and number % self._rule.target_update_every_updates == 0:
+            self._move_target()
+        return norm
+
+    def _adam(self, gradient: Tensor, number: int) -> float:
         rule, flat = self._rule, self._online
         step = adam if self._device.type == "cpu" else adam_on_device
         convert = (lambda tensor: tensor.numpy()) if self._device.type == "cpu" else (lambda tensor: tensor)
         return step(
             convert(flat.vector),
-            convert(flat.gradient),
+            convert(gradient),
             convert(self._moments[0]),
             convert(self._moments[1]),
             number,

@@ -1,6 +1,6 @@
 """A whole block of DQN updates in one compiled call, in which the interpreter lock is free.
 
-Read `_update` beside algorithm 1 of Mnih et al. 2015; everything it calls is the same code the PyTorch
+Read `learn_block` beside algorithm 1 of Mnih et al. 2015; everything it calls is the same code the PyTorch
 learner uses, except the network itself.
 """
 
@@ -45,6 +45,36 @@ def gradient_step(plan, rule, vectors, batch, scratch, gradient, targets, td_err
 
 
 @kernel
+def batch_gradient(plan, rule, vectors, batch):
+    """Loss, gradient (num_parameters,) and TD errors (batch,) of a minibatch brought from elsewhere."""
+    num = len(batch.rows)
+    scratch = make_scratch(plan, num, batch.observations.shape[1])
+    gradient = np.empty(len(vectors.parameters), np.float32)
+    targets, td_errors = np.empty(num, np.float32), np.empty(num, np.float32)
+    value_deltas = np.empty((num, plan.num_actions), np.float32)
+    loss = gradient_step(plan, rule, vectors, batch, scratch, gradient, targets, td_errors, value_deltas)
+    return loss, gradient, td_errors
+
+
+@kernel
+def optimize(rule, vectors, gradient, number):
+    """Update `number`: Adam, and the target's move if one is due; the gradient's norm, if finite."""
+    norm = adam(
+        vectors.parameters,
+        gradient,
+        vectors.first_moment,
+        vectors.second_moment,
+        number,
+        rule.learning_rate,
+        rule.adam_epsilon,
+        rule.max_gradient_norm,
+    )
+    if np.isfinite(norm) and number % rule.target_update_every_updates == 0:
+        move_towards(vectors.target, vectors.parameters, rule.target_update_rate)
+    return norm
+
+
+@kernel
 def learn_block(
     plan, rule, view, vectors, batch, seed, num_updates_before, num_updates, importance_exponent, sums
 ):
@@ -65,21 +95,10 @@ def learn_block(
         loss = gradient_step(plan, rule, vectors, batch, scratch, gradient, targets, td_errors, value_deltas)
         if not np.isfinite(loss):
             return i
-        norm = adam(
-            vectors.parameters,
-            gradient,
-            vectors.first_moment,
-            vectors.second_moment,
-            number,
-            rule.learning_rate,
-            rule.adam_epsilon,
-            rule.max_gradient_norm,
-        )
+        norm = optimize(rule, vectors, gradient, number)
         if not np.isfinite(norm):
             return i
         update_priorities(view, batch.rows, td_errors, rule.priority_exponent, rule.priority_floor)
-        if number % rule.target_update_every_updates == 0:
-            move_towards(vectors.target, vectors.parameters, rule.target_update_rate)
         sums[0] += loss
         sums[1] += np.mean(np.abs(td_errors))
         sums[2] += norm

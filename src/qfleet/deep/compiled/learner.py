@@ -6,13 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qfleet.deep.compiled.layers import forward, make_scratch
-from qfleet.deep.compiled.learn import Vectors, learn_block
+from qfleet.deep.compiled.learn import Vectors, batch_gradient, learn_block, optimize
 from qfleet.deep.compiled.plan import Plan
 from qfleet.deep.dqn import DQNConfig
-from qfleet.deep.learner import Learner, Policy
+from qfleet.deep.learner import Gradient, Learner, Policy
 from qfleet.deep.networks import NetworkShape, compiled_plan
 from qfleet.deep.parameters import Parameters, check_same_network, initial_parameters
-from qfleet.replay.replay import ReplayView
+from qfleet.replay.replay import Batch, ReplayView
 
 
 @final
@@ -61,6 +61,13 @@ class CompiledLearner(Learner):
             importance_exponent,
             self._sums,
         )
+
+    def _gradient(self, batch: Batch) -> Gradient:
+        loss, vector, td_errors = batch_gradient(self._plan, self._rule, self._vectors, batch)
+        return Gradient(vector, loss, td_errors)
+
+    def _apply(self, gradient: NDArray[np.float32], number: int) -> float:
+        return optimize(self._rule, self._vectors, gradient, number)
 
     def publish(self) -> Parameters:
         """A copy of the parameters."""
