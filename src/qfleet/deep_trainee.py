@@ -4,35 +4,36 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any, final
 
-from qfleet.assembly import Problem, make_learner, make_topology
-from qfleet.backends.threads import ThreadFleet
-from qfleet.deep.actor import Gathered
+from qfleet.assembly import Problem, make_fleet
 from qfleet.deep.evaluation import evaluate
-from qfleet.deep.parameters import Parameters, parameters_of, state_of
+from qfleet.deep.parameters import parameters_of, state_of
+from qfleet.deep_assembly import make_learner, make_topology
 from qfleet.environments.vector import VectorEnvironment
 from qfleet.evaluation import Evaluation
 from qfleet.replay.ring import Ring
 from qfleet.runs.checkpoints import CheckpointStore
 from qfleet.runs.streams import LoadedStream, Stream
+from qfleet.topologies.restarts import Restarts
 from qfleet.trainee import Progressed, Trainee
 
 
 @final
 class DeepTrainee(Trainee):
-    """A network that learns from a replay; `learner`, `replay` and `topology` are there to look at."""
+    """A network that learns under some topology; `topology` is there to look at."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, report: Callable[[str], None]) -> None:
         self._problem, self._config = problem, problem.settings.dqn
         self._description = problem.description()
         self._evaluators: dict[int, VectorEnvironment] = {}
-        self._latest: Gathered | None = None
+        self._restarts = Restarts(problem.settings.run.allowed_restarts, report)
         with ExitStack() as stack:
             stack.callback(self._close_evaluators)
-            self.learner = make_learner(problem, self._description)
-            self._policy = self.learner.policy()
-            fleet = ThreadFleet()
+            # Its shape is the learner's; only what is in it is not.
+            learner = make_learner(problem, self._description)
+            self._policy = learner.policy()
+            fleet = make_fleet(problem)
             stack.callback(fleet.close)
-            self.topology, self.replay = make_topology(problem, self._description, self.learner, fleet)
+            self.topology = make_topology(problem, self._description, learner, fleet, self._restarts)
             stack.callback(self.topology.close)
             self._stack = stack.pop_all()
 
@@ -44,7 +45,7 @@ class DeepTrainee(Trainee):
     @property
     def num_updates(self) -> int:
         """Optimizer steps made so far."""
-        return self.learner.num_updates
+        return self.topology.num_updates
 
     @property
     def reward_threshold(self) -> float | None:
@@ -52,80 +53,69 @@ class DeepTrainee(Trainee):
         return self._description.reward_threshold
 
     def prepare(self) -> None:
-        """Kernels are compiled by the first block."""
+        """Lets the topology start what is not started yet."""
+        self.topology.prepare()
 
     def turns(self) -> Iterator[Progressed]:
-        """Acts and learns for a block at each turn."""
-        for gathered in self.topology.blocks():
-            self._latest = gathered
-            returns, lengths = tuple(gathered.returns), tuple(float(length) for length in gathered.lengths)
-            yield Progressed(len(returns), returns, lengths)
+        """Acts and learns for a while at each turn."""
+        for turn in self.topology.turns():
+            yield Progressed(turn.num_episodes, turn.returns, turn.lengths, is_partial=turn.is_partial)
 
     def exploration_rate(self) -> float:
         """Epsilon now."""
         return self._config.exploration_rate(self.num_steps)
 
     def evaluate(self, num_episodes: int, seed: int, interrupted: Callable[[], bool]) -> Evaluation | None:
-        """Plays greedy episodes with the learner's parameters."""
+        """Plays greedy episodes with the parameters as they are now."""
         if num_episodes not in self._evaluators:
             self._evaluators[num_episodes] = self._problem.evaluation_environment(num_episodes)
         environment, limit = self._evaluators[num_episodes], self._problem.settings.run.max_evaluation_steps
-        self._policy.load(self.learner.publish())
+        self._policy.load(self.topology.parameters())
         return evaluate(environment, self._policy, num_episodes, seed, limit, interrupted)
 
     def metrics(self, progressed: Progressed) -> dict[str, float]:
-        """Replay, staleness and the learner's own."""
-        values: dict[str, float] = {"replay/size": len(self.replay)}
-        if self._latest is not None:
-            values["fleet/staleness"] = self._latest.staleness(self.num_updates)
-        return values | self.learner.take_statistics()
+        """What the topology measures."""
+        return self.topology.measured()
 
     def between_checkpoints(self, store: CheckpointStore) -> None:
         """Starts writing the replay's segments that are full."""
-        store.write_full_segments(self._streams())
+        store.write_full_segments({f"replay/{name}": stream for name, stream in self._streams().items()})
 
     def _streams(self) -> dict[str, Stream]:
-        return {
-            "replay/frames": _stream(self.replay.frames),
-            "replay/transitions": _stream(self.replay.transitions),
-        }
+        rings = self.topology.rings().items()
+        return {name: Stream(ring.first_row, ring.num_rows, ring.read) for name, ring in rings}
 
     def save_state(self) -> dict[str, Any]:
-        """Actors, learner and replay."""
+        """The topology's state, its values for those who only want to act, and the replay's rows."""
+        state = self.topology.save_state()  # first: it may add to the replay
         return {
-            "topology": self.topology.pause(),  # first: it may add to the replay
-            "updates": self.num_updates,
-            "learner": self.learner.save_state(),
-            "replay": {name.removeprefix("replay/"): stream for name, stream in self._streams().items()}
-            | {"priorities": self.replay.save_priorities()},
+            "topology": state,
+            "values": state_of(self.topology.parameters()),
+            "replay": self._streams(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Goes on from there."""
-        self.learner.num_updates = state["updates"]
-        self.learner.load_state(state["learner"])
-        for name, ring in (("frames", self.replay.frames), ("transitions", self.replay.transitions)):
+        for name, ring in self.topology.rings().items():
             _refill(ring, state["replay"][name])
-        self.replay.load_priorities(state["replay"]["priorities"])
-        self.topology.resume(state["topology"])
+        self.topology.load_state(state["topology"])
 
     def values_state(self) -> dict[str, Any]:
         """The network's parameters and buffers."""
-        return state_of(self.learner.publish())
+        return state_of(self.topology.parameters())
 
     @staticmethod
     def values_of(state: dict[str, Any]) -> dict[str, Any]:
         """The parameters in a whole state."""
-        learner = state["learner"]
-        return state_of(Parameters(state["updates"], learner["parameters"], learner.get("buffers", {})))
+        return state["values"]
 
     def load_values(self, state: dict[str, Any]) -> None:
         """Takes a network's parameters; raises QfleetError if they are of another network."""
-        self.learner.warm_start(parameters_of(state))
+        self.topology.set_parameters(parameters_of(state))
 
     def summary(self) -> dict[str, Any]:
-        """Nothing beyond what all runs say."""
-        return {}
+        """How many restarts there were, if they were allowed."""
+        return {"restarts": self._restarts.used} if self._restarts.allowed else {}
 
     def _close_evaluators(self) -> None:
         for environment in self._evaluators.values():
@@ -133,12 +123,8 @@ class DeepTrainee(Trainee):
         self._evaluators.clear()
 
     def close(self) -> None:
-        """Ends the actor and closes all environments."""
+        """Ends the workers and closes all environments."""
         self._stack.close()
-
-
-def _stream(ring: Ring) -> Stream:
-    return Stream(ring.first_row, ring.num_rows, ring.read)
 
 
 def _refill(ring: Ring, stream: LoadedStream) -> None:

@@ -221,7 +221,7 @@ def starting_settings(environment: Source, values: dict[str, Any]) -> Settings:
 def with_ranks(settings: Settings, backend: str | None) -> Settings:
     """As many workers as this MPI job has ranks, if that is where it is to run: what else is given goes on top."""
     ranks = num_ranks() if (backend or settings.run.backend) == "mpi" else None
-    if ranks is None or settings.kind == "deep" or settings.run.topology == "serial":
+    if ranks is None or settings.run.topology in ("serial", "overlapped"):
         return settings
     return replace(settings, run=replace(settings.run, backend="mpi", workers=ranks))
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, final
 from numpy.typing import NDArray
 
 from qfleet.agent import Agent, NetworkAgent, make_table_agent
-from qfleet.assembly import Problem, make_learner, make_trainee
+from qfleet.assembly import Problem, make_trainee
 from qfleet.deep.evaluation import evaluate
 from qfleet.deep.parameters import parameters_of
+from qfleet.deep_assembly import make_learner
 from qfleet.errors import QfleetError
 from qfleet.evaluation import FINAL, Evaluation, evaluation_seed
 from qfleet.export import export

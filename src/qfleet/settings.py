@@ -13,6 +13,7 @@ from qfleet.tabular.config import TabularConfig
 from qfleet.tabular.program import Rule
 from qfleet.tabular.support import refuse_unsupported
 from qfleet.topologies.averaged import AveragedConfig
+from qfleet.topologies.data_parallel import DataParallelConfig
 from qfleet.topologies.overlapped import OverlappedConfig
 from qfleet.topologies.partitioned import PartitionedConfig
 from qfleet.topologies.serial import SerialConfig, TableSerialConfig
@@ -22,11 +23,11 @@ DeepAlgorithm = Literal["dqn"]
 Algorithm = Literal[Rule, DeepAlgorithm]
 Kind = Literal["table", "deep"]
 """What the values are: a table or a network."""
-TopologyName = Literal["serial", "shared", "averaged", "partitioned", "overlapped"]
+TopologyName = Literal["serial", "shared", "averaged", "partitioned", "overlapped", "data-parallel"]
 Backend = Literal["threads", "processes", "ray", "mpi"]
 Device = Literal["auto", "cpu", "cuda"]
 Exact = Literal["auto", "yes", "no"]
-DeepTopologyConfig = OverlappedConfig | SerialConfig
+DeepTopologyConfig = OverlappedConfig | SerialConfig | AveragedConfig | DataParallelConfig
 TableTopologyConfig = TableSerialConfig | SharedConfig | AveragedConfig | PartitionedConfig
 TopologyConfig = DeepTopologyConfig | TableTopologyConfig
 
@@ -41,7 +42,12 @@ TOPOLOGY_CONFIGS: dict[Kind, dict[TopologyName, type[TopologyConfig]]] = {
         "averaged": AveragedConfig,
         "partitioned": PartitionedConfig,
     },
-    "deep": {"overlapped": OverlappedConfig, "serial": SerialConfig},
+    "deep": {
+        "overlapped": OverlappedConfig,
+        "serial": SerialConfig,
+        "averaged": AveragedConfig,
+        "data-parallel": DataParallelConfig,
+    },
 }
 """By name, the default first."""
 _ONE_WORKER = ("serial", "overlapped")
@@ -181,8 +187,10 @@ def _refuse_in_run(run: RunConfig) -> None:
             f"--topology {run.topology} does not work with --algorithm {run.algorithm}; {', '.join(known)} do"
         )
     if run.workers != 1 and run.topology in _ONE_WORKER:
-        parallel = "" if kind_of(run.algorithm) == "deep" else "; shared, averaged and partitioned have more"
-        raise QfleetError(f"--workers {run.workers}: --topology {run.topology} has 1 worker{parallel}")
+        others = [name for name in known if name not in _ONE_WORKER]
+        raise QfleetError(
+            f"--workers {run.workers}: --topology {run.topology} has 1 worker; {', '.join(others)} have more"
+        )
     for name in ("address", "interface"):
         if getattr(run, name) and run.backend != "ray":
             given = f"--{name} {getattr(run, name)}"
@@ -226,11 +234,13 @@ def _refuse_for_networks(run: RunConfig) -> None:
             raise QfleetError(f"{flag} is for tables; --algorithm {run.algorithm} learns a network")
     if run.exact != "auto":
         raise QfleetError(f"--exact is for tables; --algorithm {run.algorithm} learns a network")
-    if run.backend != "threads":
+    if run.topology in _ONE_WORKER and run.backend != "threads":
         raise QfleetError(
-            f"--backend {run.backend} is for tables; networks learn on threads, and --engine processes steps "
-            "their environments in processes"
+            f"--backend {run.backend}: --topology {run.topology} learns in this process, and --engine processes "
+            "steps its environments in others; averaged and data-parallel learn on every backend"
         )
+    if run.max_workers:
+        raise QfleetError("--max-workers is for tables; the workers of networks stay as many as they are")
 
 
 @dataclass(frozen=True)
@@ -257,6 +267,8 @@ class Settings:
                 raise QfleetError(f"{name} takes {expected.__name__}, not {type(config).__name__}")
         if is_rule(self.run.algorithm):
             self._refuse_for_rule(self.run.algorithm)
+        elif isinstance(self.topology, AveragedConfig):
+            self.topology.refuse_for_networks()
 
     def _refuse_for_rule(self, rule: Rule) -> None:
         self.tabular.refuse_for(rule)

@@ -93,29 +93,6 @@ def make_task(problem: Problem, world: World) -> Task:
     )
 
 
-def make_fleet(problem: Problem) -> Fleet:
-    """Where workers live."""
-    run = problem.settings.run
-    if run.backend == "processes":
-        from qfleet.backends.processes import ProcessFleet
-
-        return ProcessFleet()
-    if run.backend == "mpi":
-        # mpi4py is imported only by the runs that need it: it is an extra.
-        job = checked_job(run.workers)
-        from qfleet.backends.mpi import MpiFleet
-
-        return MpiFleet(job)
-    if run.backend == "ray":
-        from qfleet.backends.ray_fleet import RayFleet
-
-        return RayFleet(run.address, run.interface, run.workers)
-    from qfleet.backends.threads import ThreadFleet
-
-    set_thread_budget(num_own_threads=run.workers)
-    return ThreadFleet()
-
-
 def refuse_too_large(problem: Problem, task: LearningTask) -> None:
     """Raises QfleetError where the machine has not the memory, before any is taken."""
     settings = problem.settings
@@ -148,6 +125,8 @@ def make_topology(
 ) -> TableTopology:
     """The topology with its workers, wherever the fleet has them; they are replaced as `restarts` allows."""
     config = problem.settings.topology
+    if problem.settings.run.backend == "threads":
+        set_thread_budget(num_own_threads=problem.settings.run.workers)
     if isinstance(config, TableSerialConfig):
         return TableSerial(fleet, task, config)
     if isinstance(config, SharedConfig):

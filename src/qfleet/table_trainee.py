@@ -8,14 +8,14 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from qfleet.assembly import Problem, with_workers
+from qfleet.assembly import Problem, make_fleet, with_workers
 from qfleet.errors import FleetError, QfleetError
 from qfleet.evaluation import Evaluation
 from qfleet.exact_solution import ExactSolution, solve_exactly
 from qfleet.fleet import Fleet
 from qfleet.runs.checkpoints import CheckpointStore
 from qfleet.saved_tables import SavedTables
-from qfleet.table_assembly import make_fleet, make_subject, make_topology, refuse_too_large
+from qfleet.table_assembly import make_subject, make_topology, refuse_too_large
 from qfleet.table_values import TableValues
 from qfleet.topologies.partitioned import Partitioned
 from qfleet.topologies.restarts import Restarts

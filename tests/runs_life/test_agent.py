@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import qfleet
-from qfleet.assembly import make_learner
 from qfleet.deep.actor import FrameStacks
 from qfleet.deep.parameters import parameters_of
+from qfleet.deep_assembly import make_learner
 from tests.runs_life.small_worlds import MatchEnv
 from tests.runs_life.tiny import train_tiny
 

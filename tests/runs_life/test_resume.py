@@ -73,7 +73,7 @@ def stop_before(step: int):
 def check_everything_is_there(checkpoint: Path) -> None:
     """The comparison is of what it should be: all of these are in the files, and none is trivial."""
     arrays = load_file(checkpoint / "arrays.safetensors")
-    learner = [name for name in arrays if name.startswith("learner")]
+    learner = [name for name in arrays if "learner" in name]
     assert len(learner) == 4 and all(np.ptp(arrays[name]) > 0 for name in learner)
     priorities = next(array for name, array in arrays.items() if name.endswith("priorities"))
     assert len(np.unique(priorities)) > 50

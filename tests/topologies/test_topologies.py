@@ -14,9 +14,9 @@ from qfleet.deep.networks import decide
 from qfleet.environments import EnvironmentConfig, make
 from qfleet.errors import FleetError, QfleetError
 from qfleet.replay.replay import Replay
+from qfleet.topologies.one_learner import OneLearner, Team
 from qfleet.topologies.overlapped import Overlapped, OverlappedConfig
 from qfleet.topologies.serial import Serial, SerialConfig
-from qfleet.topologies.topology import Team, Topology
 from tests.environments.scripted import ScriptedEnv
 
 BLOCK, NUM_ENVS, STARTS, PER_STEP = 24, 3, 30, 0.5
@@ -48,7 +48,7 @@ class WatchedLearner(CompiledLearner):  # pyright: ignore[reportGeneralTypeIssue
 
 @dataclass
 class Setup:
-    topology: Topology
+    topology: OneLearner
     learner: WatchedLearner
     replay: Replay
     fleet: ThreadFleet

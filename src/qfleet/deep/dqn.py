@@ -86,6 +86,10 @@ class DQNConfig(NetworkConfig, ReplayConfig):
         progress = num_steps / self.exploration_steps
         return self.exploration_initial + progress * (self.exploration_final - self.exploration_initial)
 
+    def importance_exponent_at(self, progress: float) -> float:
+        """From the configured value to 1 over the run (Schaul et al. 2016, section 3.4); `progress` is 0 to 1."""
+        return self.importance_exponent + (1 - self.importance_exponent) * min(1.0, progress)
+
     def updates_due(self, num_steps: int) -> int:
         """Updates that should have been made after `num_steps` steps."""
         return int(max(0, num_steps - self.learning_starts_steps) * self.updates_per_step)

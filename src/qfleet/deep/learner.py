@@ -12,7 +12,7 @@ from qfleet.deep.exploration import epsilon_greedy
 from qfleet.deep.networks import NetworkShape
 from qfleet.deep.parameters import Parameters
 from qfleet.errors import NonFiniteError
-from qfleet.replay.replay import Batch, ReplayView, empty_batch
+from qfleet.replay.replay import Batch, ReplayView, draw, empty_batch, update_priorities
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,16 @@ class Learner(ABC):
         self._num_summed += 1
         self._sums += (gradient.loss, np.mean(np.abs(gradient.td_errors), dtype=np.float64), norm)
 
+    def draw(self, view: ReplayView, importance_exponent: float) -> Batch:
+        """The minibatch of the next update, as `learn` draws it; valid until the next call."""
+        draw(view, self.seed, self.num_updates + 1, importance_exponent, self._batch)
+        return self._batch
+
+    def prioritize(self, view: ReplayView, batch: Batch, td_errors: NDArray[np.float32]) -> None:
+        """Gives what was drawn from `view` the priorities of its new TD errors (batch,)."""
+        rule = self._rule
+        update_priorities(view, batch.rows, td_errors, rule.priority_exponent, rule.priority_floor)
+
     def learn_batch(self, batch: Batch) -> NDArray[np.float32]:
         """Makes one update from a minibatch brought from elsewhere; its TD errors (batch,)."""
         gradient = self.gradient(batch)
@@ -93,8 +103,12 @@ class Learner(ABC):
         """A copy of the parameters, to act with."""
 
     @abstractmethod
+    def set_parameters(self, parameters: Parameters) -> None:
+        """Goes on from these; the target network and the optimizer stay as they are."""
+
+    @abstractmethod
     def warm_start(self, parameters: Parameters) -> None:
-        """Begins from another run's parameters; raises QfleetError if they are of another network."""
+        """Begins from another run's parameters, the target network too; raises QfleetError for another network's."""
 
     @abstractmethod
     def policy(self) -> "Policy":

@@ -51,6 +51,25 @@ class Parameters:
     """What a module keeps beside its parameters (a batch norm's running means), by name."""
 
 
+def flat_values(parameters: Parameters) -> NDArray[np.float32]:
+    """(num_values,): the vector and behind it the buffers of floating-point numbers, in their order."""
+    return np.concatenate([parameters.vector, *(buffer.ravel() for _, buffer in _float_buffers(parameters))])
+
+
+def from_flat_values(like: Parameters, values: NDArray[np.float32]) -> Parameters:
+    """The reverse; other buffers, such as counts of batches, are those of `like`."""
+    end = len(like.vector)
+    buffers, vector = dict(like.buffers), values[:end].copy()
+    for name, buffer in _float_buffers(like):
+        buffers[name] = values[end : end + buffer.size].reshape(buffer.shape).astype(buffer.dtype)
+        end += buffer.size
+    return Parameters(like.version, vector, buffers)
+
+
+def _float_buffers(parameters: Parameters) -> list[tuple[str, NDArray]]:
+    return [pair for pair in parameters.buffers.items() if np.issubdtype(pair[1].dtype, np.floating)]
+
+
 def state_of(parameters: Parameters) -> dict[str, Any]:
     """As checkpoints keep them."""
     return {

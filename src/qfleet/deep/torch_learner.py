@@ -264,6 +264,10 @@ class TorchLearner(Learner):
         vector = self._online.vector.detach().cpu().numpy().copy()
         return Parameters(self.num_updates, vector, self._online.buffers())
 
+    def set_parameters(self, parameters: Parameters) -> None:
+        """Goes on from these."""
+        self._online.load(parameters)
+
     def warm_start(self, parameters: Parameters) -> None:
         """Begins from another run's parameters."""
         check_same_network(len(self._online.vector), parameters)

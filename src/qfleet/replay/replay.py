@@ -7,7 +7,7 @@ whichever comes first; its priority is zero from then on.
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -281,6 +281,22 @@ class Replay:
             self.tree_offsets,
             self._running,
         )
+
+    def save_state(self) -> dict[str, Any]:
+        """All of it, in memory; a driver's own replay is written as streams instead."""
+        rings = {"frames": self.frames, "transitions": self.transitions}
+        rows = {
+            name: {"first": ring.first_row, "rows": ring.read(ring.first_row, ring.num_rows)}
+            for name, ring in rings.items()
+        }
+        return rows | {"priorities": self.save_priorities()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Puts back what `save_state` returned."""
+        for name, ring in (("frames", self.frames), ("transitions", self.transitions)):
+            ring.num_rows = int(state[name]["first"])
+            ring.append(state[name]["rows"])
+        self.load_priorities(state["priorities"])
 
     def save_priorities(self) -> dict[str, NDArray]:
         """All that the two rings do not hold."""

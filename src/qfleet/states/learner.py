@@ -140,6 +140,10 @@ class PythonLearner:
         kind = type(error) if isinstance(error, QfleetError) else QfleetError
         return kind(f"{self._where(walker)}: {error}")
 
+    def measured(self) -> dict[str, float]:
+        """Nothing beside what topologies measure."""
+        return {}
+
     def sample_pairs(self) -> NDArray[np.int64]:
         """Rows and actions of the environments' states, as numbers row * num_actions + action (of the first tiling)."""
         here = slice(self._walkers.start, self._walkers.stop)

@@ -15,7 +15,7 @@ from qfleet.states.environments import played_values, single_factory
 from qfleet.states.learner import PythonLearner
 from qfleet.states.observing import WORLD
 from qfleet.tabular.config import TabularConfig
-from qfleet.tabular.learner import FOREVER, make_constants
+from qfleet.tabular.learner import FOREVER, fair_round_steps, make_constants
 from qfleet.tabular.program import Program, Rule
 from qfleet.tabular.records import Constants, Table
 from qfleet.tabular.support import SUPPORTED
@@ -77,6 +77,11 @@ class PythonTask:
     def initial_value(self) -> float:
         """What every entry of the table begins with: with tiles each tiling's share of the initial value."""
         return self.config.initial_value / max(1, self.encoder.num_tilings)
+
+    @property
+    def round_steps(self) -> int:
+        """See `fair_round_steps`."""
+        return fair_round_steps(self.shape)
 
     def make_table(
         self, values: NDArray[Any], *, weighted: bool = False, visits: NDArray[np.uint32] | None = None

@@ -32,6 +32,7 @@ CACHED_BYTES = 2**20
 """Tables up to this size stay in a core's own cache, so that asking for memory ahead is only work."""
 
 _GOLDEN = 0x9E3779B97F4A7C15
+SHORTEST_ROUND_STEPS, LONGEST_ROUND_STEPS = 2**18, 2**25
 FOREVER = 2**62
 """The time limit of an episode that has none."""
 
@@ -88,6 +89,11 @@ class Task:
         """Walkers are saved as they stand."""
         return True
 
+    @property
+    def round_steps(self) -> int:
+        """See `fair_round_steps`."""
+        return fair_round_steps(self.shape)
+
     def make_table(
         self, values: NDArray[Any], *, weighted: bool = False, visits: NDArray[np.uint32] | None = None
     ) -> Table:
@@ -143,6 +149,14 @@ class Advance:
             self.returns + other.returns,
             self.parked + other.parked,
         )
+
+
+def fair_round_steps(shape: tuple[int, int, int]) -> int:
+    """Of each worker of a table (num_tables, num_states, num_actions): 16 for each of its entries, within bounds.
+
+    Fewer would spend more than a few per cent of the time on merging; more make no merge worth waiting for.
+    """
+    return max(min(16 * shape[1] * shape[2], LONGEST_ROUND_STEPS), SHORTEST_ROUND_STEPS)
 
 
 def whole(num_states: int) -> Shard:
@@ -300,6 +314,10 @@ class TableLearner:
             raise self._fault(totals)
         counts, returns = totals.counts.tolist(), float(totals.returns[0])
         return Advance(counts[STEPS], counts[EPISODES], counts[EPISODE_STEPS], returns, counts[PARKED])
+
+    def measured(self) -> dict[str, float]:
+        """Nothing beside what topologies measure."""
+        return {}
 
     def sample_pairs(self) -> NDArray[np.int64]:
         """State-action pairs the walkers stand at, as numbers state * num_actions + action."""

@@ -1,5 +1,7 @@
 """Averaged: every worker learns in a copy of its own, and after each round the copies are merged.
 
+A copy is a table, or a network's parameters, which are a table of one row: those have the equal merge alone.
+
 A round is tau steps of every worker. The merge is the mean (equal), the mean weighted by what each worker's updates
 have left of its old value (visits; Woo et al. 2023, arXiv 2305.10697), or the old table plus the sum of all changes
 (delta). All three add in the order of the ranks: the same seed gives the same bits on every backend.
@@ -69,6 +71,13 @@ class AveragedConfig:
         if not self.stall_timeout_seconds > 0:
             raise QfleetError(f"stall_timeout_seconds is {self.stall_timeout_seconds}; it must be above 0")
 
+    def refuse_for_networks(self) -> None:
+        """Raises QfleetError for what is of tables alone."""
+        if self.merge != "equal":
+            raise QfleetError(
+                f"--merge {self.merge} is for tables, whose entries are updated one by one; networks take equal"
+            )
+
     def first_steps(self, task: LearningTask) -> int:
         """Steps of each worker in the first round."""
         return min(rounds_budget(self.sync_every_steps, task), task.total_steps)
@@ -119,7 +128,8 @@ class AveragedWorker(TableWorker[TaskLearner]):
             if self._period.is_due:
                 self._period.choose()
             change = None if before is None else largest_change(before, self._values)
-        return RoundsReport(advance, self.num_steps, rounds, change, self._period.measured())
+        measured = self._period.measured() | self._learner.measured()
+        return RoundsReport(advance, self.num_steps, rounds, change, measured)
 
     def _round(self) -> Advance:
         workers, left = self.task.num_workers, self.task.total_steps - self.num_steps

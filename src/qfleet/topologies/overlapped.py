@@ -12,7 +12,7 @@ from typing import Any, final
 
 from qfleet.deep.actor import Gathered
 from qfleet.errors import QfleetError
-from qfleet.topologies.topology import Team, Topology
+from qfleet.topologies.one_learner import OneLearner, Team
 
 _PAUSE_TIMEOUT_SECONDS = 60.0
 _CLOSE_TIMEOUT_SECONDS = 2.0
@@ -35,14 +35,19 @@ class OverlappedConfig:
 
 
 @final
-class Overlapped(Topology):
+class Overlapped(OneLearner):
     """Acting and learning at the same time, meeting after every block."""
 
     def __init__(self, team: Team, config: OverlappedConfig) -> None:
-        self._team, self._config = team, config
+        super().__init__(team)
+        self._config = config
         self._actor = team.fleet.start("the actor", team.make_actor)
-        self._begun = False
-        self.num_steps = 0
+        self._num_steps = 0
+
+    @property
+    def num_steps(self) -> int:
+        """Environment steps made so far."""
+        return self._num_steps
 
     def blocks(self) -> Iterator[Gathered]:
         """Act and learn, meet, store."""
@@ -54,22 +59,19 @@ class Overlapped(Topology):
             team.learn_due(self.num_steps)
             gathered = acting.result(timeout)
             team.replay.append(gathered.block)
-            self.num_steps += gathered.num_steps
+            self._num_steps += gathered.num_steps
             if self.num_steps >= team.max_steps:
                 team.learn_due(self.num_steps)
             yield gathered
 
-    def pause(self) -> dict[str, Any]:
-        """The actor's state."""
+    def _pause(self) -> dict[str, Any]:
         state, block = self._actor.call("pause").result(_PAUSE_TIMEOUT_SECONDS)
         self._team.replay.append(block)
         return state
 
-    def resume(self, state: dict[str, Any]) -> None:
-        """Goes on with the actor's state."""
+    def _resume(self, state: dict[str, Any]) -> None:
         self._actor.call("resume", state).result(_PAUSE_TIMEOUT_SECONDS)
-        self._begun = True
-        self.num_steps = int(state["counters"][2])
+        self._num_steps = int(state["counters"][2])
 
     def close(self) -> None:
         """Closes the actor's environments, unless the actor hangs."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from qfleet.deep.actor import Gathered
 from qfleet.errors import QfleetError
 from qfleet.fleet import Fleet, Group
+from qfleet.topologies.one_learner import OneLearner, Team
 from qfleet.topologies.table_team import (
     LearningTask,
     RoundsReport,
@@ -24,7 +25,6 @@ from qfleet.topologies.table_team import (
     largest_change,
     rounds_budget,
 )
-from qfleet.topologies.topology import Team, Topology
 
 
 @dataclass(frozen=True)
@@ -40,16 +40,15 @@ class SerialConfig:
 
 
 @final
-class Serial(Topology):
+class Serial(OneLearner):
     """Acting and learning take turns."""
 
     def __init__(self, team: Team) -> None:
-        self._team = team
+        super().__init__(team)
         self._actor = team.make_actor()
-        self._begun = False
 
     @property
-    def num_steps(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def num_steps(self) -> int:
         """Environment steps made so far."""
         return self._actor.num_steps
 
@@ -64,16 +63,13 @@ class Serial(Topology):
             team.learn_due(actor.num_steps)
             yield gathered
 
-    def pause(self) -> dict[str, Any]:
-        """The actor's state."""
+    def _pause(self) -> dict[str, Any]:
         state, block = self._actor.pause()
         self._team.replay.append(block)
         return state
 
-    def resume(self, state: dict[str, Any]) -> None:
-        """Goes on with the actor's state."""
+    def _resume(self, state: dict[str, Any]) -> None:
         self._actor.resume(state)
-        self._begun = True
 
     def close(self) -> None:
         """Closes the actor's environments."""

@@ -17,9 +17,6 @@ from qfleet.tabular.records import Table
 from qfleet.topologies.restarts import Restarts, Snapshot
 from qfleet.topologies.workers import START_SECONDS, Workers
 
-SHORTEST_ROUND_STEPS = 2**18
-LONGEST_ROUND_STEPS = 2**25
-
 
 class TaskLearner(Protocol):
     """One worker's table and walkers, compiled or stepped in Python."""
@@ -40,6 +37,10 @@ class TaskLearner(Protocol):
 
     def sample_pairs(self) -> NDArray[np.int64]:
         """State-action pairs the walkers stand at, as numbers state * num_actions + action."""
+        ...
+
+    def measured(self) -> dict[str, float]:
+        """What it measures beside, by name."""
         ...
 
     def save_state(self) -> dict[str, Any]:
@@ -91,6 +92,11 @@ class LearningTask(Protocol):
     @property
     def can_pause_anywhere(self) -> bool:
         """Whether saving a worker's state changes nothing of what it does next."""
+        ...
+
+    @property
+    def round_steps(self) -> int:
+        """Steps of each worker's round, if nothing else is asked for."""
         ...
 
     def make_table(
@@ -168,15 +174,8 @@ class TableWorker(ABC, Generic[Learner]):
 
 
 def rounds_budget(asked: int, task: LearningTask) -> int:
-    """Steps of each worker's round: as asked, or 16 for each of the table's entries, within bounds.
-
-    Fewer would spend more than a few per cent of the time on merging; more make no merge worth waiting for.
-    """
-    if asked:
-        return asked
-    _, num_states, num_actions = task.shape
-    fair = min(16 * num_states * num_actions, LONGEST_ROUND_STEPS)
-    return max(1, min(max(fair, SHORTEST_ROUND_STEPS), task.total_steps // (20 * task.num_workers)))
+    """Steps of each worker's round: as asked, or as suits the task, but a twentieth of the run at most."""
+    return asked or max(1, min(task.round_steps, task.total_steps // (20 * task.num_workers)))
 
 
 def largest_change(before: NDArray[Any], after: NDArray[Any]) -> float:

@@ -1,59 +1,73 @@
-"""What a deep topology is given and what it offers."""
+"""What a topology of networks offers to the run: turns of acting and learning, and values between two of them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from qfleet.deep.actor import Actor, Gathered
-from qfleet.deep.dqn import DQNConfig
-from qfleet.deep.learner import Learner
-from qfleet.fleet import Fleet
-from qfleet.replay.replay import Replay
+from qfleet.deep.parameters import Parameters
+from qfleet.replay.ring import Ring
 
 
 @dataclass(frozen=True)
-class Team:
-    """The members a topology arranges."""
+class Turn:
+    """What one turn brought."""
 
-    config: DQNConfig
-    learner: Learner
-    replay: Replay
-    make_actor: Callable[[], Actor]
-    fleet: Fleet
-    max_steps: int
-    """Environment steps after which acting ends."""
-
-    def learn_due(self, num_steps: int) -> None:
-        """The limiter: makes the updates still owed for `num_steps` steps, from the replay as it stands."""
-        due = self.config.updates_due(num_steps) - self.learner.num_updates
-        if due > 0 and len(self.replay) > 0:
-            self.learner.learn(self.replay.view(), due, self._importance_exponent(num_steps))
-
-    def _importance_exponent(self, num_steps: int) -> float:
-        """From the configured value to 1 over the run (Schaul et al. 2016, section 3.4)."""
-        start = self.config.importance_exponent
-        return start + (1 - start) * min(1.0, num_steps / self.max_steps)
+    num_episodes: int
+    """Training episodes that ended."""
+    returns: tuple[float, ...]
+    """Their returns, or their mean return, once; empty if none ended."""
+    lengths: tuple[float, ...]
+    """Their lengths in steps, likewise."""
+    is_partial: bool = False
+    """Whether it is a part of one, ended by a clock: nothing is due that is to happen at the same step always."""
 
 
 class Topology(ABC):
-    """Who learns and what they tell one another; between two blocks its state is complete."""
+    """Who learns and what they tell one another; between two turns its state is complete."""
 
-    num_steps: int
-    """Environment steps made so far."""
+    @property
+    @abstractmethod
+    def num_steps(self) -> int:
+        """Environment steps made so far, by all workers."""
+
+    @property
+    @abstractmethod
+    def num_updates(self) -> int:
+        """Optimizer steps made so far."""
 
     @abstractmethod
-    def blocks(self) -> Iterator[Gathered]:
-        """Acts and learns for one block at each turn, until `max_steps` steps are made."""
+    def prepare(self) -> None:
+        """Starts what is not started yet."""
 
     @abstractmethod
-    def pause(self) -> dict[str, Any]:
-        """The state of its actors, between blocks; may add to the replay."""
+    def turns(self) -> Iterator[Turn]:
+        """Acts and learns for a while at each turn, until the run's steps are made."""
 
     @abstractmethod
-    def resume(self, state: dict[str, Any]) -> None:
-        """Goes on from what `pause` returned, instead of from the beginning."""
+    def parameters(self) -> Parameters:
+        """What has been learned, to act with."""
+
+    @abstractmethod
+    def set_parameters(self, parameters: Parameters) -> None:
+        """Begins from these; raises QfleetError if they are of another network."""
+
+    @abstractmethod
+    def measured(self) -> dict[str, float]:
+        """What is worth a line in the metrics, by name; means since the last call."""
+
+    def rings(self) -> dict[str, Ring]:
+        """What of its state is large, and so written in segments: rows that never change."""
+        return {}
+
+    @abstractmethod
+    def save_state(self) -> dict[str, Any]:
+        """All of its state but the rings' rows; may add to these."""
+
+    @abstractmethod
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Goes on from what `save_state` returned, instead of from the beginning; the rings were filled already."""
 
     @abstractmethod
     def close(self) -> None:
-        """Closes its actors' environments."""
+        """Ends its workers and closes their environments."""

@@ -73,6 +73,10 @@ class CompiledLearner(Learner):
         """A copy of the parameters."""
         return Parameters(self.num_updates, self._vectors.parameters.copy())
 
+    def set_parameters(self, parameters: Parameters) -> None:
+        """Goes on from these."""
+        self._vectors.parameters[:] = parameters.vector
+
     def warm_start(self, parameters: Parameters) -> None:
         """Begins from another run's parameters."""
         check_same_network(len(self._vectors.parameters), parameters)
