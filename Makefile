@@ -36,6 +36,7 @@ test: check  ## Everything that must hold; some twenty minutes on two cores.
 soak: test-install  ## The slow proofs, in full.
 	$(PYTEST) -m "soak and not alone" --timeout=3600 --numprocesses 2
 	$(PYTEST) -m "soak and alone" --timeout=3600
+	$(PYTEST) tests/backends/test_ray_recovery.py tests/backends/test_group_failures.py
 
 bench: test-install .venv-bench/installed  ## Every figure of docs/benchmarks.md but those of bench-tables, bench-sb3 and bench-minatar.
 	-$(BIN)/python benchmarks/update.py

@@ -20,6 +20,7 @@ import qfleet
 from qfleet.errors import FleetError
 from tests.backends import ray_cluster
 from tests.backends.ray_cluster import processes_named
+from tests.clock import seconds
 from tests.segments import segments
 from tests.tables import table_bytes
 
@@ -39,7 +40,7 @@ TOPOLOGIES: dict[str, dict[str, Any]] = {
     "partitioned": {"topology": "partitioned"},
     "shards": {"topology": "partitioned", "keep_shards": True},
 }
-LEARNING_SECONDS = 10.0
+LEARNING_SECONDS = seconds(10.0, 30.0)
 SOURCES = str(Path(qfleet.__file__).parents[1])
 PATHS = {"PYTHONPATH": os.pathsep.join([SOURCES, str(Path(__file__).parents[2])])}
 
@@ -123,7 +124,7 @@ def _struck_run(name: str, how: str, out: Path, chance: random.Random) -> tuple[
 
 @pytest.mark.parametrize(
     ("how", "names"),
-    [("SIGKILL", ["averaged"])]
+    [("SIGKILL", ["averaged"]), ("SIGSTOP", ["partitioned"]), ("node", ["shards"])]
     + [
         pytest.param(how, [*TOPOLOGIES] * 7, marks=[pytest.mark.soak, pytest.mark.alone])
         for how in ("SIGKILL", "SIGSTOP", "node")
@@ -154,8 +155,6 @@ def test_a_spent_budget_names_the_worker_and_its_node(tmp_path: Path) -> None:
     assert worker_processes() == watch.others
 
 
-@pytest.mark.soak
-@pytest.mark.alone
 def test_a_killed_driver_is_resumed(tmp_path: Path) -> None:
     calm, others = _train("partitioned", tmp_path / "calm", backend="threads"), worker_processes()
     flags = f"--topology partitioned --workers 3 --backend ray --steps {STEPS} --exact no --until-return inf"
@@ -214,8 +213,6 @@ print(json.dumps([told, run.summary["workers_at_end"], run.summary["steps"]]))
 """
 
 
-@pytest.mark.soak
-@pytest.mark.alone
 def test_nodes_that_come_are_used_and_those_that_go_are_let_go(tmp_path: Path) -> None:
     command = [sys.executable, "-c", ELASTIC, str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=os.environ | PATHS)
