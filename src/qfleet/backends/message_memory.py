@@ -62,7 +62,7 @@ class Memory:
 
     def copies(self, lengths: Sequence[int]) -> list[memoryview]:
         """Copies of what it holds, the caller's own."""
-        whole = memoryview(np.empty(sum(aligned(length) for length in lengths), np.uint8))
+        whole = np.empty(sum(aligned(length) for length in lengths), np.uint8).data
         read = 0
         while read < whole.nbytes:
             read += os.preadv(self.descriptor, [whole[read:]], read)
