@@ -60,7 +60,10 @@ class Board(Protocol):
         ...
 
     def read(self, newer_than: int) -> tuple[int, NDArray[np.uint8]] | None:
-        """Version and bytes (n,), read-only, of the array written last; None if its version is not newer than that."""
+        """Version and bytes (n,), read-only, of the array written last; None if its version is not newer than that.
+
+        None, too, may be given after the service that wrote it was lost, until there is another.
+        """
         ...
 
 

@@ -1,14 +1,14 @@
-"""A board in shared memory, that survives whoever writes to it.
+"""A board in shared memory, which survives whoever writes to it.
 
-Three slots are written to in turn. The first word of the board counts the writes that are complete, and so says
-which slot is the newest: write n goes to slot n % 3, and a writer never touches the newest slot. Each slot has
-a stamp, which is odd while the slot is being written to and another after each write. A reader takes the stamp, copies the slot,
-and takes the stamp again: if it is even and still the same, no write had begun in between, and the copy is whole. Otherwise
-at least two more writes were completed since it began, and it begins again with the newest. The fences keep these
-steps in order on every processor.
+Three slots are written to in turn. The first word of the board counts the writes that are complete, and so says which
+slot is the newest: write n goes to slot n % 3, and a writer never touches the newest slot. Each slot has a stamp, which
+is odd while the slot is being written to, and another after each write. A reader takes the stamp, copies the slot and
+takes the stamp again: if it is even and the same, no write has begun in between, and the copy is whole. Otherwise two
+more writes were completed since it began, and it begins again with the newest. The fences keep these steps in order on
+every processor.
 
-A writer that is killed leaves an odd stamp in a slot that is not the newest: no reader looks there, and the next
-writer begins by making the stamp another odd number.
+A writer that is killed leaves an odd stamp in a slot that is not the newest: no reader looks there, and the next writer
+begins by making the stamp another odd number.
 """
 
 import threading

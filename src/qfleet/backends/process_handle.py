@@ -171,8 +171,11 @@ class ProcessHandle:
             self._note_stop()
 
     def _check_alive(self) -> None:
-        if self._process.poll() is not None:
-            raise FleetError(self._note_death())
+        """The same, while it waits for what another service is to give."""
+        try:
+            self._look()
+        except EOFError:
+            raise FleetError(self._note_death()) from None
 
     def _next(self) -> _Queued | None:
         """The next call; meanwhile looks whether the process is still there."""

@@ -1,4 +1,4 @@
-"""A board of a Ray cluster: each version lies in the object store once, and nodes fetch it when one of theirs reads it."""
+"""A board of a Ray cluster: each version is put into the object store once, and nodes fetch it to read it."""
 
 from typing import Any, final
 
@@ -14,7 +14,7 @@ _SECONDS = 10.0
 
 @final
 class BoardKeeper:
-    """The actor that knows the newest version; it owns what was written, which so outlives the writer."""
+    """The actor that knows the newest version."""
 
     def __init__(self) -> None:
         self._newest: tuple[int, list[Any]] | None = None
@@ -43,18 +43,22 @@ class RayBoard:
 
         content = as_bytes(array, self._num_bytes)
         try:
-            reference = ray.put(content, _owner=self._keeper)
-            ray.get(self._keeper.publish.remote(version, [reference]), timeout=_SECONDS)
+            ray.get(self._keeper.publish.remote(version, [ray.put(content)]), timeout=_SECONDS)
         except RayError as error:
             raise FleetError(f"version {version} cannot be put on a board ({one_line(error)})") from error
 
     def read(self, newer_than: int) -> tuple[int, NDArray[np.uint8]] | None:
-        """See `qfleet.fleet.Board.read`; FleetError if the object store does not give it."""
+        """See `qfleet.fleet.Board.read`; FleetError if the object store does not give it.
+
+        Ray forgets what a service has put once that is gone: until something else is written, there is nothing.
+        """
         import ray
-        from ray.exceptions import RayError
+        from ray.exceptions import ObjectLostError, RayError
 
         try:
             found = ray.get(self._keeper.newest.remote(newer_than), timeout=_SECONDS)
             return None if found is None else (found[0], ray.get(found[1][0], timeout=_SECONDS))
+        except ObjectLostError:
+            return None
         except RayError as error:
             raise FleetError(f"a board cannot be read ({one_line(error)})") from error

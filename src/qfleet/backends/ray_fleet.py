@@ -14,7 +14,7 @@ from qfleet.backends.ray_board import BoardKeeper, RayBoard
 from qfleet.backends.ray_cluster import RayCluster, import_ray
 from qfleet.backends.ray_handle import RayHandle
 from qfleet.backends.ray_losses import Losses
-from qfleet.backends.ray_nodes import Node, Nodes, pinned_to, spread
+from qfleet.backends.ray_nodes import Node, Nodes, pinned_to, shares
 from qfleet.backends.ray_recovery import RayRecovery, end_actors
 from qfleet.backends.ray_service import RayMembership, RayService, versions
 from qfleet.backends.replies import load_reply
@@ -132,14 +132,12 @@ class RayFleet:
         nodes = {node.node_id: node for node in living or new}
         self._handles = [handle for handle in self._handles if not handle.is_ended]
         taken = Counter(handle.node.node_id for handle in self._handles)
-        room = {node_id: node.num_cpus - taken[node_id] for node_id, node in nodes.items()}
-        # Those who replace lost ones share CPUs where there are fewer nodes than before: slower is better than not.
-        crowd = -(-len(names) // max(1, sum(room.values()))) if self._has_started else 1
-        places = spread({node_id: crowd * free for node_id, free in room.items()}, len(names))
+        free = {node_id: node.num_cpus - taken[node_id] for node_id, node in nodes.items()}
+        places, num_cpus = shares(free, len(names), may_share=self._has_started)
         self._has_started = True
         sources = self._ray.put(own_sources())
         return [
-            self._actor(name, nodes[place], sources, 1 / crowd)
+            self._actor(name, nodes[place], sources, num_cpus)
             for name, place in zip(names, places, strict=True)
         ]
 

@@ -127,7 +127,9 @@ class RayHandle:
 
     def _dumped(self, method: str, arguments: Sequence[Any]) -> Parts:
         try:
-            return dump_parts(lambda keep: cloudpickle.dumps(tuple(arguments), protocol=5, buffer_callback=keep))
+            return dump_parts(
+                lambda keep: cloudpickle.dumps(tuple(arguments), protocol=5, buffer_callback=keep)
+            )
         except Exception as error:
             raise FleetError(
                 f"the arguments of {method} cannot be sent to {self.name} ({one_line(error)})"

@@ -1,4 +1,4 @@
-"""Tells who waits for actors' answers that there will be none, as Ray notices lost nodes late and stopped processes never."""
+"""Tells who waits for an answer that none will come: Ray notices lost nodes late, and stopped processes never."""
 
 import threading
 from concurrent.futures import Future as PythonFuture

@@ -31,7 +31,9 @@ class ThreadHandle:
         self._calls: queue.SimpleQueue[tuple[PythonFuture[Any], Callable[[Any], Any]] | None] = (
             queue.SimpleQueue()
         )
-        self._lock, self._is_over, self._is_given_up = threading.Lock(), False, False
+        self._lock, self._is_over = threading.Lock(), False
+        self._is_given_up = False
+        """Whether its fleet has been closed, and does not wait for it any more."""
         self._thread = threading.Thread(target=self._serve, args=(make_service,), name=name, daemon=True)
         self._thread.start()
 
@@ -61,7 +63,7 @@ class ThreadHandle:
         self._thread.join(timeout_seconds)
         return self._thread.is_alive()
 
-    def leave_group(self) -> None:
+    def give_up(self) -> None:
         """Frees a thread that waits for its group, or for another's answer."""
         self._is_given_up = True
         if self._meeting is not None:
@@ -70,7 +72,8 @@ class ThreadHandle:
     def _values(self, arguments: Sequence[Any]) -> list[Any]:
         """The arguments, with what other calls came to in the place of their futures."""
         return [
-            wait_for(one.answer, self._check_open) if isinstance(one, CallFuture) else one for one in arguments
+            wait_for(one.answer, self._check_open) if isinstance(one, CallFuture) else one
+            for one in arguments
         ]
 
     def _check_open(self) -> None:
@@ -156,7 +159,7 @@ class ThreadFleet:
         deadline = time.monotonic() + _CLOSE_SECONDS
         hung = [handle for handle in handles if handle.is_running(max(0.0, deadline - time.monotonic()))]
         for handle in hung:
-            handle.leave_group()
+            handle.give_up()
         deadline = time.monotonic() + _BROKEN_SECONDS
         for handle in hung:
             handle.is_running(max(0.0, deadline - time.monotonic()))
