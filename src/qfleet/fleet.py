@@ -8,6 +8,7 @@ has a deadline.
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
+import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 Reduction = Literal["sum", "max", "min"]
@@ -23,12 +24,46 @@ class Future(Protocol):
         """
         ...
 
+    def when_done(self, callback: Callable[[], None]) -> None:
+        """Calls `callback` once: when the answer is there, or it is known that it will never come; now if it is so.
+
+        It is called by any thread, and must return at once. A service that hangs is not noticed: whoever waits has
+        a deadline.
+        """
+        ...
+
 
 class Handle(Protocol):
     """A started service."""
 
     def call(self, method: str, *arguments: Any) -> Future:
-        """Asks for a method to be run; calls of one handle run in order, one at a time."""
+        """Asks for a method to be run; calls of one handle run in order, one at a time.
+
+        A future that is an argument itself, of a call of a service of the same fleet, stands for its result, which goes
+        from service to service; the call waits for it, and fails with its error if it fails. Large arrays in it are
+        not copied where that can be avoided, so they are not to be written to (and may be read-only).
+        """
+        ...
+
+
+class Board(Protocol):
+    """One newest array, which any service may read; makers and arguments may hold it. It ends with its fleet.
+
+    It costs one copy a version, however many read it.
+    """
+
+    def write(self, version: int, array: NDArray[Any]) -> None:
+        """Puts a C-contiguous array in the place of the one before it, whatever that one's version.
+
+        One service (or the driver) writes at a time. FleetError if the array has more bytes than the board.
+        """
+        ...
+
+    def read(self, newer_than: int) -> tuple[int, NDArray[np.uint8]] | None:
+        """Version and bytes (n,), read-only, of the array written last; None if its version is not newer than that.
+
+        None, too, may be given after the service that wrote it was lost, until there is another.
+        """
         ...
 
 
@@ -133,6 +168,13 @@ class Fleet(Protocol):
         """Zeroed memory that all services see and may write to, if their makers hold it.
 
         Raises FleetError where the backend has no such memory, or not enough.
+        """
+        ...
+
+    def board(self, num_bytes: int) -> Board:
+        """A new board for arrays of up to so many bytes; made before the services that use it are started.
+
+        FleetError where the backend has none.
         """
         ...
 

@@ -127,3 +127,14 @@ def test_a_group_is_all_ranks_once(ranks: Members) -> None:
         fleet.start_group(["worker"] * (SIZE + 1), [Launched] * (SIZE + 1), 5.0)  # type: ignore[list-item]
     with pytest.raises(FleetError, match="ranks share no memory"):
         fleet.shared_array((3,), "f8")
+
+
+def test_ranks_meet_in_rounds_only(ranks: Members) -> None:
+    fleet = MpiFleet(this_job())
+    own = fleet.start("the actor", Launched).call("is_launched")
+    for ask in (lambda: fleet.board(10), lambda: own.when_done(print)):
+        with pytest.raises(
+            FleetError, match=r"services meet in rounds only; .* --backend threads, processes or ray"
+        ):
+            ask()
+    assert own.result(5)

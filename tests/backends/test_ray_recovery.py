@@ -15,7 +15,7 @@ from qfleet.backends.kept_values import Kept
 from qfleet.backends.ray_fleet import RayFleet
 from qfleet.backends.ray_handle import RayHandle
 from qfleet.backends.ray_keeper import GONE, Watched
-from qfleet.backends.ray_nodes import spread
+from qfleet.backends.ray_nodes import shares, spread
 from qfleet.errors import FleetError
 from qfleet.fleet import Group
 from tests.backends import ray_cluster
@@ -252,6 +252,14 @@ def test_workers_are_spread_over_what_is_free() -> None:
     assert spread({"a": 1, "b": 3}, 4) == ["a", "b", "b", "b"]
     with pytest.raises(FleetError, match="5 workers take a CPU each, and the cluster has 4; fewer --workers"):
         spread({"a": 1, "b": 3}, 5)
+
+
+def test_later_workers_share_what_is_left() -> None:
+    assert shares({"a": 2, "b": 1}, 3, may_share=False) == (["a", "b", "a"], 1.0)
+    assert shares({"a": 1, "b": 0}, 3, may_share=True) == (["a", "a", "a"], 1 / 3)
+    assert shares({"a": -3, "b": 0}, 3, may_share=True) == (["b", "a", "b"], 0.0)
+    with pytest.raises(FleetError, match="3 workers take a CPU each, and the cluster has 1"):
+        shares({"a": 1, "b": -2}, 3, may_share=False)
 
 
 def test_a_node_that_was_silent_is_used_again_once_it_speaks() -> None:

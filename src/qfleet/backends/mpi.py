@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, final
+from typing import Any, NoReturn, final
 
 import cloudpickle
 import numpy as np
@@ -100,6 +100,10 @@ class OwnFuture:
             raise self.error
         return self.value
 
+    def when_done(self, callback: Callable[[], None]) -> None:
+        """FleetError: what this process does itself it does when it is asked for the result."""
+        raise _meets_in_groups()
+
 
 @final
 class RankHandle:
@@ -167,6 +171,10 @@ class RankFuture:
         assert self.reply is not None, "it was waited for"
         return load_reply(self.reply, self._handle.who)
 
+    def when_done(self, callback: Callable[[], None]) -> None:
+        """FleetError: ranks are heard only when they are waited for."""
+        raise _meets_in_groups()
+
 
 @final
 class MpiFleet:
@@ -217,6 +225,10 @@ class MpiFleet:
             "--topology averaged and partitioned need none"
         )
 
+    def board(self, num_bytes: int) -> NoReturn:
+        """FleetError: ranks tell one another arrays in rounds."""
+        raise _meets_in_groups()
+
     def close(self) -> None:
         """Lets the calls made so far finish, within a short time; while a rank owes an answer there is no new group."""
         ranks, self._ranks = self._ranks, []
@@ -225,6 +237,13 @@ class MpiFleet:
             if not handle.is_free(max(0.0, deadline - time.monotonic())):
                 self._job.owed.append(handle.is_free)
             handle.tell(CloseMessage())
+
+
+def _meets_in_groups() -> FleetError:
+    return FleetError(
+        "--backend mpi: services meet in rounds only; topologies whose services work at times of their own need "
+        "--backend threads, processes or ray"
+    )
 
 
 def _dumped(name: str, maker: Any) -> bytes:

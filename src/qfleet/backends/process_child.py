@@ -8,18 +8,21 @@ import functools
 import os
 import pickle
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from typing import Any, final
 
 from qfleet.backends.control_block import ControlBlock
 from qfleet.backends.futures import one_line
 from qfleet.backends.mailbox import Mailbox
+from qfleet.backends.message_memory import Packed, pack
+from qfleet.backends.process_board import inherit
+from qfleet.backends.process_channel import Channel
 from qfleet.backends.process_group import ProcessGroup
-from qfleet.backends.replies import dump_failure, dump_result
+from qfleet.backends.replies import dump_failure, dump_result, load_reply
 from qfleet.backends.service_pickling import load_maker
 from qfleet.backends.shared_memory import Segment
 
@@ -30,8 +33,6 @@ from qfleet.backends.process_child import main
 main(int(sys.argv[2]))
 """
 """What the interpreter is started with; its arguments are the parent's module search path and a pipe."""
-MAKE = "__init__"
-"""The method name of the first call, which makes the service."""
 _PARENT_CHECK_SECONDS = 0.5
 
 
@@ -75,6 +76,48 @@ class ServiceStart:
         return [*(number for number, _ in self.shared), *frozen, *members]
 
 
+@dataclass(frozen=True)
+class Reply:
+    """What a call came to: by `replies`."""
+
+    is_result: bool
+    """Else it has failed."""
+    packed: Packed
+    who: str = ""
+    """Who has run it, for errors; the parent knows."""
+
+    def value(self) -> Any:
+        """The method's return value, its arrays the caller's own; raises what the method raised."""
+        return load_reply(self.packed.data, self.who, self.packed.copies())
+
+    def lent_value(self) -> Any:
+        """The same; its large arrays lie in memory that others may be reading, and are read-only."""
+        return load_reply(self.packed.data, self.who, self.packed.views())
+
+
+@dataclass(frozen=True)
+class Call:
+    """A message to a process: run a method."""
+
+    method: str
+    own: Packed
+    """Those of the arguments that are no futures, as a tuple."""
+    places: tuple[int, ...] = ()
+    """Where among all arguments those stand that other calls came to."""
+    given: tuple[Reply, ...] = ()
+
+    def arguments(self) -> list[Any]:
+        """All of them, in their order."""
+        found = list(pickle.loads(self.own.data, buffers=self.own.copies()))  # noqa: S301 - the parent's
+        for place, reply in zip(self.places, self.given, strict=True):
+            found.insert(place, reply.lent_value())
+        return found
+
+
+MAKE = Call("__init__", Packed(pickle.dumps(())))
+"""The first call, which makes the service."""
+
+
 @final
 class _Member:
     """What the process knows of its group."""
@@ -99,9 +142,9 @@ def main(pipe: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     os.set_inheritable(pipe, False)
-    calls = Connection(pipe)
+    calls = Channel(socket.socket(fileno=pipe))
     try:
-        start: ServiceStart = pickle.loads(calls.recv_bytes())  # noqa: S301 - the parent's pipe
+        start: ServiceStart = calls.receive()
         for descriptor in start.descriptors():
             os.set_inheritable(descriptor, False)
         threading.Thread(target=_end_with_parent, args=(start.parent,), daemon=True).start()
@@ -110,24 +153,25 @@ def main(pipe: int) -> None:
         return  # the parent is gone or has closed us
 
 
-def _serve(start: ServiceStart, calls: Connection) -> None:
+def _serve(start: ServiceStart, calls: Channel) -> None:
     member = _Member(start.membership) if start.membership else None
     make = _maker(start, member)
-    calls.send_bytes(dump_result(None))
+    calls.send(Reply(True, Packed(dump_result(None))))
     service: Any = None
-    while (call := pickle.loads(calls.recv_bytes())) is not None:  # noqa: S301 - the parent's pipe
-        method, arguments = call
+    while (call := calls.receive()) is not None:
         try:
-            if method == MAKE:
+            if call.method == MAKE.method:
                 service, result = make(), None
             else:
-                result = getattr(service, method)(*pickle.loads(arguments))  # noqa: S301 - the parent's pipe
-            reply = dump_result(result)
+                result = getattr(service, call.method)(*call.arguments())
+            reply = Reply(True, pack(functools.partial(dump_result, result)))
         except BaseException as error:  # told to whoever waits for the result
             if member is not None:
                 member.fail(error)
-            reply = dump_failure(error)
-        calls.send_bytes(reply)
+            reply = Reply(False, Packed(dump_failure(error)))
+        calls.send(reply)
+        del call, reply  # while it waits for the next call, it holds nothing of this one
+        result = None
 
 
 def _maker(start: ServiceStart, member: _Member | None) -> Callable[[], Any]:
@@ -141,6 +185,7 @@ def _maker(start: ServiceStart, member: _Member | None) -> Callable[[], Any]:
 
 def _loaded_maker(start: ServiceStart) -> Callable[..., Any]:
     shared = [Segment(*segment) for segment in start.shared]
+    inherit(shared)
     buffers: list[memoryview] = []
     if start.frozen is not None:
         memory = memoryview(Segment(*start.frozen).memory).toreadonly()

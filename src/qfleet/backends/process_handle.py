@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import pickle
 import queue
 import signal
 import socket
@@ -12,27 +11,35 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future as PythonFuture
-from multiprocessing.connection import Connection
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn, final
+from typing import Any, NamedTuple, NoReturn, final
 
 import cloudpickle
 
-from qfleet.backends.futures import CallFuture, one_line
-from qfleet.backends.process_child import COMMAND, MAKE, ServiceStart
+from qfleet.backends.futures import LOOK_SECONDS, CallFuture, one_line, wait_for
+from qfleet.backends.message_memory import pack
+from qfleet.backends.process_channel import MOST_DESCRIPTORS, Channel
+from qfleet.backends.process_child import COMMAND, MAKE, Call, Reply, ServiceStart
 from qfleet.backends.process_state import how_it_ended, if_stopped, is_stopped
-from qfleet.backends.replies import load_reply
 from qfleet.errors import FleetError
 from qfleet.launcher import without_launcher
 
-_LOOK_SECONDS = 0.25
-"""How often a process is looked at while nothing is heard of it."""
 _STOPPED_SECONDS = 1.0
 """After Ctrl-Z all processes of a run go on together; one that does not for so long is lost."""
 _END_SECONDS = 1.0
 _ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
 )
+
+
+class _Queued(NamedTuple):
+    """A call that waits for its turn."""
+
+    answer: PythonFuture[Reply]
+    call: Call
+    """Without what was given to it."""
+    given: list[CallFuture]
 
 
 @final
@@ -44,26 +51,33 @@ class ProcessHandle:
         self._name, self._on_death = name, on_death
         self._doing = "starting"
         self._death: str | None = None
-        self._failure: BaseException | None = None
-        self._queue: queue.SimpleQueue[tuple[PythonFuture[Any], str, bytes] | None] = queue.SimpleQueue()
+        self._failure: Reply | None = None
+        self._queue: queue.SimpleQueue[_Queued | None] = queue.SimpleQueue()
+        self._lock, self._is_over = threading.Lock(), False
         self.started: PythonFuture[None] = PythonFuture()
         """Done when the process is there, or has ended."""
         self._begin = threading.Event()
-        self._pipe, self._process = _spawn(start.descriptors())
+        self._looks_stopped = 0
+        connection, self._process = _spawn(start.descriptors())
+        self._channel = Channel(connection, self._look)
         self._thread = threading.Thread(target=self._carry, args=(start,), name=f"{name}: calls", daemon=True)
         self._thread.start()
 
     def call(self, method: str, *arguments: Any) -> CallFuture:
         """Queues a method call; FleetError if its arguments cannot be sent."""
+        given = {place: one for place, one in enumerate(arguments) if isinstance(one, CallFuture)}
+        own = tuple(one for one in arguments if not isinstance(one, CallFuture))
+        if len(given) >= MOST_DESCRIPTORS:
+            raise FleetError(f"{method} was given {len(given)} futures; a call takes {MOST_DESCRIPTORS - 1}")
         try:
-            data = cloudpickle.dumps(arguments, protocol=5)
+            packed = pack(lambda keep: cloudpickle.dumps(own, protocol=5, buffer_callback=keep))
         except Exception as error:
             raise FleetError(
                 f"the arguments of {method} cannot be sent to {self._name} ({one_line(error)})"
             ) from error
-        inner: PythonFuture[Any] = PythonFuture()
-        self._queue.put((inner, method, data))
-        return CallFuture(inner, lambda seconds: self.lateness(method, seconds))
+        answer: PythonFuture[Reply] = PythonFuture()
+        self._put(_Queued(answer, Call(method, packed, tuple(given)), list(given.values())))
+        return CallFuture(answer, lambda seconds: self.lateness(method, seconds), Reply.value)
 
     def lateness(self, method: str, seconds: float) -> str:
         """For errors: that a call is not done in time."""
@@ -76,7 +90,9 @@ class ProcessHandle:
 
     def ask_to_end(self) -> None:
         """The process ends after the calls made so far."""
-        self._queue.put(None)
+        with self._lock:
+            self._is_over = True
+            self._queue.put(None)
         self._begin.set()
 
     def kill(self) -> None:
@@ -91,62 +107,81 @@ class ProcessHandle:
             self._process.kill()
         self._thread.join(_END_SECONDS)
         self._process.wait()
-        self._pipe.close()
+        self._channel.close()
+
+    def _put(self, queued: _Queued) -> None:
+        with self._lock:
+            if self._is_over:
+                raise FleetError(f"{self._who()} has been ended")
+            self._queue.put(queued)
 
     def _carry(self, start: ServiceStart) -> None:
         with contextlib.suppress(FleetError):  # every call will say it
-            self._ask(pickle.dumps(start))
+            self._ask(start)
         self.started.set_result(None)
         self._begin.wait()
         self._make()
-        while (item := self._next()) is not None:
-            inner, method, data = item
+        while (queued := self._next()) is not None:
             try:
-                inner.set_result(self._run(method, data))
+                queued.answer.set_result(self._run(queued.call, queued.given))
             except BaseException as error:  # told to whoever waits for the result
-                inner.set_exception(error)
+                queued.answer.set_exception(error)
+            del queued  # with the memory of its arguments
         self._quit()
 
     def _make(self) -> None:
         self._doing = "making the service"
-        try:
-            self._ask(pickle.dumps((MAKE, b"")))
-        except BaseException as error:  # told to whoever calls
-            self._failure = error
+        with contextlib.suppress(FleetError):  # every call will say it
+            made = self._ask(MAKE)
+            self._failure = None if made.is_result else made
         self._doing = "waiting for a call"
 
-    def _run(self, method: str, data: bytes) -> Any:
+    def _run(self, call: Call, given: list[CallFuture]) -> Reply:
+        """What the method came to; if what it was given has failed, what that came to."""
         if self._death is not None:
             raise FleetError(self._death)
         if self._failure is not None:
-            raise self._failure
-        self._doing = f"running {method}"
+            return self._failure
+        replies: list[Reply] = [wait_for(future.answer, self._check_alive) for future in given]
+        for reply in replies:
+            if not reply.is_result:
+                return reply
+        self._doing = f"running {call.method}"
         try:
-            return self._ask(pickle.dumps((method, data)))
+            return self._ask(replace(call, given=tuple(replies)))
         finally:
             self._doing = "waiting for a call"
 
-    def _ask(self, message: bytes) -> Any:
+    def _ask(self, message: ServiceStart | Call) -> Reply:
         """Sends a message and gives what comes back; FleetError if the process ends before."""
+        self._looks_stopped = 0
         try:
-            self._pipe.send_bytes(message)
-            looks_stopped = 0
-            while not self._pipe.poll(_LOOK_SECONDS):
-                if self._process.poll() is not None and not self._pipe.poll(0):
-                    raise EOFError
-                looks_stopped = looks_stopped + 1 if is_stopped(self._process.pid) else 0
-                if looks_stopped * _LOOK_SECONDS >= _STOPPED_SECONDS:
-                    self._note_stop()
-            reply = self._pipe.recv_bytes()
+            self._channel.send(message)
+            reply: Reply = self._channel.receive()
         except (EOFError, OSError):
             raise FleetError(self._note_death()) from None
-        return load_reply(reply, self._who())
+        return replace(reply, who=self._who())
 
-    def _next(self) -> tuple[PythonFuture[Any], str, bytes] | None:
+    def _look(self) -> None:
+        """At the process, while nothing is heard of it."""
+        if self._process.poll() is not None and not self._channel.has_come():
+            raise EOFError
+        self._looks_stopped = self._looks_stopped + 1 if is_stopped(self._process.pid) else 0
+        if self._looks_stopped * LOOK_SECONDS >= _STOPPED_SECONDS:
+            self._note_stop()
+
+    def _check_alive(self) -> None:
+        """The same, while it waits for what another service is to give."""
+        try:
+            self._look()
+        except EOFError:
+            raise FleetError(self._note_death()) from None
+
+    def _next(self) -> _Queued | None:
         """The next call; meanwhile looks whether the process is still there."""
         while True:
             try:
-                return self._queue.get(timeout=_LOOK_SECONDS)
+                return self._queue.get(timeout=LOOK_SECONDS)
             except queue.Empty:
                 if self._death is None and self._process.poll() is not None:
                     self._note_death()
@@ -173,7 +208,7 @@ class ProcessHandle:
     def _quit(self) -> None:
         if self._death is None:
             try:
-                self._pipe.send_bytes(pickle.dumps(None))
+                self._channel.send(None)
                 self._process.wait(2 * _END_SECONDS)
             except (OSError, subprocess.TimeoutExpired):
                 self._process.kill()
@@ -182,8 +217,8 @@ class ProcessHandle:
         return f"{self._name} (process {self._process.pid})"
 
 
-def _spawn(descriptors: list[int]) -> tuple[Connection, subprocess.Popen[bytes]]:
-    """A new interpreter, and the pipe to it."""
+def _spawn(descriptors: list[int]) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    """A new interpreter, and the connection to it."""
     ours, theirs = socket.socketpair()
     search_path = json.dumps([str(Path(path).absolute()) for path in sys.path])
     # Ctrl-C reaches the whole terminal; the parent decides what it means, also while the child starts.
@@ -198,4 +233,4 @@ def _spawn(descriptors: list[int]) -> tuple[Connection, subprocess.Popen[bytes]]
             )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, previous)
-    return Connection(ours.detach()), process
+    return ours, process

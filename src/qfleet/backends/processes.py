@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, final
 
+import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from qfleet.backends.budget import num_cores
 from qfleet.backends.control_block import ControlBlock
 from qfleet.backends.mailbox import FIRST_BYTES
+from qfleet.backends.process_board import ProcessBoard, board_bytes
 from qfleet.backends.process_child import Membership, ServiceStart
 from qfleet.backends.process_handle import ProcessHandle
 from qfleet.backends.service_pickling import Buffers, dump_maker
@@ -90,6 +92,11 @@ class ProcessFleet:
     def shared_array(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         """Zeroed memory that is the same in all services whose makers hold it, or a view of it."""
         return self._shared.create(shape, dtype)
+
+    def board(self, num_bytes: int) -> ProcessBoard:
+        """A board in shared memory; services that are started after this can use it."""
+        memory = self._shared.create((board_bytes(num_bytes),), np.uint8)
+        return ProcessBoard(memory, len(self._shared.segments) - 1, num_bytes)
 
     def close(self) -> None:
         """Lets the calls made so far finish, within a short time, and ends all processes."""

@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from qfleet.backends.network_mesh import Address, new_token
+from qfleet.backends.ray_board import BoardKeeper, RayBoard
 from qfleet.backends.ray_cluster import RayCluster, import_ray
 from qfleet.backends.ray_handle import RayHandle
-from qfleet.backends.ray_nodes import Node, Nodes, pinned_to, spread
+from qfleet.backends.ray_losses import Losses
+from qfleet.backends.ray_nodes import Node, Nodes, pinned_to, shares
 from qfleet.backends.ray_recovery import RayRecovery, end_actors
 from qfleet.backends.ray_service import RayMembership, RayService, versions
 from qfleet.backends.replies import load_reply
@@ -42,6 +44,8 @@ class RayFleet:
         self._host = _LOOPBACK if self._cluster.is_local else ""
         self._nodes = Nodes(self._ray, self._host, interface)
         self._handles: list[RayHandle] = []
+        self._boards: list[Any] = []
+        self._losses = Losses()
         self._has_started = False
         self.recovery = RayRecovery(self._nodes)
         """See `qfleet.fleet.Recovery`."""
@@ -62,10 +66,21 @@ class RayFleet:
             "the backend ray has no memory that all workers share; the backends threads and processes have"
         )
 
+    def board(self, num_bytes: int) -> RayBoard:
+        """A board that lives on the driver's node, as the run does."""
+        here = pinned_to(self._ray, self._ray.get_runtime_context().get_node_id())
+        options = {"num_cpus": 0, "max_restarts": 0, "scheduling_strategy": here}
+        self._boards.append(self._ray.remote(**options)(BoardKeeper).remote())
+        return RayBoard(self._boards[-1], num_bytes)
+
     def close(self) -> None:
         """Ends all actors, and the cluster if it was made for them."""
         handles, self._handles = self._handles, []
         end_actors(handles)
+        self._losses.close()
+        boards, self._boards = self._boards, []
+        for board in boards:
+            self._ray.kill(board)
         self._nodes.close()
         self._cluster.close()
 
@@ -117,21 +132,20 @@ class RayFleet:
         nodes = {node.node_id: node for node in living or new}
         self._handles = [handle for handle in self._handles if not handle.is_ended]
         taken = Counter(handle.node.node_id for handle in self._handles)
-        room = {node_id: node.num_cpus - taken[node_id] for node_id, node in nodes.items()}
-        # Those who replace lost ones share CPUs where there are fewer nodes than before: slower is better than not.
-        crowd = -(-len(names) // max(1, sum(room.values()))) if self._has_started else 1
-        places = spread({node_id: crowd * free for node_id, free in room.items()}, len(names))
+        free = {node_id: node.num_cpus - taken[node_id] for node_id, node in nodes.items()}
+        places, num_cpus = shares(free, len(names), may_share=self._has_started)
         self._has_started = True
         sources = self._ray.put(own_sources())
         return [
-            self._actor(name, nodes[place], sources, 1 / crowd)
+            self._actor(name, nodes[place], sources, num_cpus)
             for name, place in zip(names, places, strict=True)
         ]
 
     def _actor(self, name: str, node: Node, sources: Any, num_cpus: float) -> RayHandle:
         kept = {"max_restarts": 0, "scheduling_strategy": pinned_to(self._ray, node.node_id)}
         kept["num_cpus"] = num_cpus
-        return RayHandle(self._ray, name, self._ray.remote(**kept)(RayService).remote(name, sources), node)
+        actor = self._ray.remote(**kept)(RayService).remote(name, sources)
+        return RayHandle(self._ray, name, actor, node, self._losses)
 
     def _dumped(
         self, names: Sequence[str], makers: Sequence[Callable[..., Any]]

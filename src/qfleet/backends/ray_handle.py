@@ -1,7 +1,7 @@
 """A service in a Ray actor, as the driver sees it."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future as PythonFuture
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, final
@@ -9,10 +9,11 @@ from typing import Any, final
 import cloudpickle
 
 from qfleet.backends.futures import one_line
-from qfleet.backends.kept_values import Kept, KeptAt
 from qfleet.backends.network_mesh import Address
+from qfleet.backends.ray_future import KeptFuture, RayFuture
+from qfleet.backends.ray_losses import Losses
 from qfleet.backends.ray_nodes import Node, cause_of
-from qfleet.backends.replies import load_reply
+from qfleet.backends.ray_service import Parts, dump_parts
 from qfleet.errors import FleetError
 
 _LOOK_SECONDS = 0.1
@@ -21,36 +22,11 @@ _GRACE_SECONDS = 0.4
 
 
 @final
-class RayFuture:
-    """The answer to a call of an actor."""
-
-    def __init__(self, handle: "RayHandle", method: str, answer: PythonFuture[Any]) -> None:
-        self._handle, self._method, self._answer = handle, method, answer
-
-    def result(self, timeout_seconds: float) -> Any:
-        """The method's return value, or what it raised; FleetError if neither is there in time."""
-        return load_reply(self._handle.wait(self._method, self._answer, timeout_seconds), self._handle.who)
-
-
-@final
-class KeptFuture:
-    """The answer to a call whose return value keepers have."""
-
-    def __init__(self, future: RayFuture, token: bytes) -> None:
-        self._future, self._token = future, token
-
-    def result(self, timeout_seconds: float) -> Kept:
-        """Stands for the return value; raises as RayFuture's does."""
-        found: KeptAt = self._future.result(timeout_seconds)
-        return Kept(found.key, found.places, self._token)
-
-
-@final
 class RayHandle:
     """An actor. Ray runs its calls in order, one at a time; the keeper of its node says how its process is."""
 
-    def __init__(self, ray: Any, name: str, actor: Any, node: Node) -> None:
-        self._ray, self._actor, self.name, self.node = ray, actor, name, node
+    def __init__(self, ray: Any, name: str, actor: Any, node: Node, losses: Losses) -> None:
+        self._ray, self._actor, self.name, self.node, self.losses = ray, actor, name, node, losses
         self.who = name
         """With process and machine, once they are known."""
         self.process_id: int | None = None
@@ -61,14 +37,19 @@ class RayHandle:
 
     def call(self, method: str, *arguments: Any) -> RayFuture:
         """Queues a method call; FleetError if its arguments cannot be sent."""
-        return RayFuture(self, method, self.ask("call", method, self._dumped(method, arguments)))
+        places = tuple(place for place, one in enumerate(arguments) if isinstance(one, RayFuture))
+        given = tuple(one for one in arguments if isinstance(one, RayFuture))
+        own = self._dumped(method, [one for one in arguments if not isinstance(one, RayFuture)])
+        # Ray replaces references by what they stand for, where they are arguments themselves.
+        references = [reference for future in given for reference in future.references]
+        return RayFuture(self, method, self._send("call", method, own, places, *references), given)
 
     def keep(
         self, method: str, arguments: Sequence[Any], key: int, places: Sequence[Address], token: bytes
     ) -> KeptFuture:
         """The same; the return value goes to the keepers."""
-        answer = self.ask("keep", method, self._dumped(method, arguments), key, places, token)
-        return KeptFuture(RayFuture(self, method, answer), token)
+        references = self._send("keep", method, self._dumped(method, arguments), key, places, token)
+        return KeptFuture(RayFuture(self, method, references), token)
 
     def ask(self, method: str, *arguments: Any) -> PythonFuture[Any]:
         """Queues a method of RayService itself."""
@@ -76,17 +57,27 @@ class RayHandle:
             raise FleetError(self._ended())
         return getattr(self._actor, method).remote(*arguments).future()
 
-    def wait(self, doing: str, answer: PythonFuture[Any], timeout_seconds: float) -> Any:
-        """What RayService gives; FleetError if the actor or one of its group is lost, or it is not done in time."""
+    def wait(
+        self,
+        doing: str,
+        answer: PythonFuture[Any],
+        timeout_seconds: float,
+        check: Callable[[], None] | None = None,
+    ) -> Any:
+        """What RayService gives; FleetError if the actor or one of its group is lost, or it is not done in time.
+
+        `check` raises a FleetError that says better why there will be no answer.
+        """
         deadline = time.monotonic() + timeout_seconds
+        look = check or (lambda: self.refuse_lost(doing))
         while not self.is_ended:
             try:
                 return answer.result(min(_LOOK_SECONDS, max(0.0, deadline - time.monotonic())))
             except FutureTimeoutError:
-                self._refuse_lost(doing)
+                look()
             except self._ray.exceptions.RayError as error:
-                if not self.is_ended:
-                    raise FleetError(f"{self._died(doing)}: {cause_of(error)}") from error
+                look()
+                raise FleetError(self.how_it_died(doing, error)) from error
             if time.monotonic() >= deadline:
                 raise FleetError(f"{self.who} has not finished {doing} within {timeout_seconds:g} s")
         raise FleetError(self._ended())
@@ -107,22 +98,38 @@ class RayHandle:
         self.is_ended = True
         self._ray.kill(self._actor)
 
-    def _refuse_lost(self, doing: str) -> None:
-        """FleetError a moment after this actor, or another of its group, was found to be lost."""
+    def refuse_lost(self, doing: str) -> None:
+        """FleetError if it has been ended, or a moment after it, or another of its group, was found to be lost."""
+        if self.is_ended:
+            raise FleetError(self._ended())
         for one in (self, *self.group):
             if one.is_lost():
                 said = f"was lost before it had finished {doing}" if one is self else "is gone"
                 raise FleetError(f"{one.who} {said}: {one.trouble()}")
 
-    def _died(self, doing: str) -> str:
-        return f"{self.who} died before it had finished {doing}"
+    def how_it_died(self, doing: str, error: BaseException | None) -> str:
+        """One line about a call that Ray has not finished."""
+        if self.is_ended or error is None:
+            return self._ended()
+        is_dead = isinstance(error, self._ray.exceptions.RayActorError)
+        said = "died before it had finished" if is_dead else "could not run"
+        return f"{self.who} {said} {doing}: {cause_of(error)}"
+
+    def _send(self, method: str, *arguments: Any) -> tuple[Any, Any]:
+        """References to a failure or None, and to a value."""
+        if self.is_ended:
+            raise FleetError(self._ended())
+        failure, value = getattr(self._actor, method).options(num_returns=2).remote(*arguments)
+        return failure, value
 
     def _ended(self) -> str:
         return f"{self.who} has been ended"
 
-    def _dumped(self, method: str, arguments: Sequence[Any]) -> bytes:
+    def _dumped(self, method: str, arguments: Sequence[Any]) -> Parts:
         try:
-            return cloudpickle.dumps(tuple(arguments), protocol=5)
+            return dump_parts(
+                lambda keep: cloudpickle.dumps(tuple(arguments), protocol=5, buffer_callback=keep)
+            )
         except Exception as error:
             raise FleetError(
                 f"the arguments of {method} cannot be sent to {self.name} ({one_line(error)})"

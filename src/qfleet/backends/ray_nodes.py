@@ -217,6 +217,20 @@ def spread(room: Mapping[str, int], num_workers: int) -> list[str]:
     return places[:num_workers]
 
 
+def shares(free: Mapping[str, int], num_workers: int, *, may_share: bool) -> tuple[list[str], float]:
+    """A node for each worker, and the CPUs that each takes; FleetError if there are not enough and none may be shared.
+
+    Who comes later shares CPUs where all are taken, or fewer are left than there were: slower is better than not.
+    """
+    room = {node_id: max(0, number) for node_id, number in free.items()}
+    total = sum(room.values())
+    if may_share and free and not total:
+        fullest_last = sorted(free, key=lambda node_id: -free[node_id])
+        return [fullest_last[number % len(free)] for number in range(num_workers)], 0.0
+    crowd = -(-num_workers // max(1, total)) if may_share else 1
+    return spread({node_id: crowd * number for node_id, number in room.items()}, num_workers), 1 / crowd
+
+
 def cause_of(error: BaseException) -> str:
     """What Ray says of it, in one line and without its advice."""
     text = " ".join(str(error).split())

@@ -7,7 +7,8 @@ from typing import Any, final
 
 from qfleet.backends.kept_values import Kept
 from qfleet.backends.network_mesh import Address
-from qfleet.backends.ray_handle import KeptFuture, RayHandle
+from qfleet.backends.ray_future import KeptFuture
+from qfleet.backends.ray_handle import RayHandle
 from qfleet.backends.ray_keeper import FORGET, KILL
 from qfleet.backends.ray_nodes import Node, Nodes
 from qfleet.fleet import Handle

@@ -1,26 +1,58 @@
 """The life of a service in a Ray actor: find a place, join the others, make the service, run its calls."""
 
+import functools
 import os
 import pickle
 import platform
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from qfleet.backends.budget import num_cores, set_thread_budget
 from qfleet.backends.futures import one_line
 from qfleet.backends.kept_values import keep_value
+from qfleet.backends.message_memory import Keep, LargeArrays
 from qfleet.backends.network_group import NetworkGroup
 from qfleet.backends.network_mesh import Address, Listener, address_of
-from qfleet.backends.replies import dump_failure, dump_result
+from qfleet.backends.replies import dump_failure, dump_result, load_reply
 from qfleet.backends.service_pickling import load_maker
 from qfleet.backends.user_modules import SentModules, Sources
 from qfleet.errors import FleetError
 from qfleet.version import __version__
 
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+Parts = tuple[bytes, list[NDArray[np.uint8]]]
+"""A pickled value, and its large arrays, which Ray copies into its object store and lets others read there."""
+Outcome = tuple[tuple[str, bytes] | None, Parts | None]
+"""Of a call, as two objects: who has failed and how, or None; the value."""
+
+
+def dump_parts(dump: Callable[[Keep], bytes]) -> Parts:
+    """What `dump` pickles."""
+    large = LargeArrays()
+    data = dump(large.keep)
+    return data, [np.frombuffer(view, np.uint8) for view in large.views]
+
+
+def own_value(parts: Parts) -> Any:
+    """A method's return value, its arrays the caller's own."""
+    return load_reply(parts[0], "", _copies(parts))
+
+
+def _lent_value(parts: Parts) -> Any:
+    """The same; its large arrays lie in Ray's object store, read-only."""
+    return load_reply(parts[0], "", [array.data for array in parts[1]])
+
+
+def _copies(parts: Parts) -> list[memoryview]:
+    return [array.copy().data for array in parts[1]]
 
 
 @dataclass(frozen=True)
@@ -59,6 +91,7 @@ class RayService:
         """The process id, the node's address, the machine's name and its versions."""
         import ray
 
+        self._who = f"{self._who} (process {os.getpid()} on {socket.gethostname()})"
         return os.getpid(), ray.util.get_node_ip_address(), socket.gethostname(), versions()
 
     def listen(self, host: str, interface: str) -> bytes:
@@ -94,25 +127,31 @@ class RayService:
             self._failure = error
             self._tell_group(error)
 
-    def call(self, method: str, arguments: bytes) -> bytes:
-        """Runs a method; what it returned or raised."""
-        return self._replied(lambda: self._run(method, arguments))
+    def call(self, method: str, own: Parts, places: Sequence[int], *given: Any) -> Outcome:
+        """Runs a method; `given` are the outcomes of other calls, that stand at these places among its arguments."""
+        for failure in given[::2]:
+            if failure is not None:
+                return failure, None
+        return self._outcome(lambda: self._run(method, own, zip(places, given[1::2], strict=True)))
 
-    def keep(self, method: str, arguments: bytes, key: int, places: Sequence[Address], token: bytes) -> bytes:
+    def keep(self, method: str, own: Parts, key: int, places: Sequence[Address], token: bytes) -> Outcome:
         """Runs a method, and gives what it returned to keepers; which of them took it, or what was raised."""
-        return self._replied(lambda: keep_value(self._run(method, arguments), key, places, token))
+        return self._outcome(lambda: keep_value(self._run(method, own, ()), key, places, token))
 
-    def _run(self, method: str, arguments: bytes) -> Any:
+    def _run(self, method: str, own: Parts, given: Iterable[tuple[int, Parts]]) -> Any:
         if self._failure is not None:
             raise self._failure
-        return getattr(self._service, method)(*pickle.loads(arguments))  # noqa: S301 - from the driver
+        arguments = list(pickle.loads(own[0], buffers=_copies(own)))  # noqa: S301 - from the driver
+        for place, parts in given:
+            arguments.insert(place, _lent_value(parts))
+        return getattr(self._service, method)(*arguments)
 
-    def _replied(self, run: Callable[[], Any]) -> bytes:
+    def _outcome(self, run: Callable[[], Any]) -> Outcome:
         try:
-            return dump_result(run())
+            return None, dump_parts(functools.partial(dump_result, run()))
         except BaseException as error:  # told to whoever waits for the result
             self._tell_group(error)
-            return dump_failure(error)
+            return (self._who, dump_failure(error)), None
 
     def _keep_to_one_thread(self) -> None:
         set_thread_budget(num_own_threads=num_cores())

@@ -2,6 +2,7 @@
 
 import pickle
 import traceback
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cloudpickle
@@ -10,9 +11,9 @@ from qfleet.backends.futures import one_line
 from qfleet.errors import FleetError
 
 
-def dump_result(value: Any) -> bytes:
-    """For `load_reply`: the method's return value."""
-    return cloudpickle.dumps((True, value), protocol=5)
+def dump_result(value: Any, keep: Callable[[pickle.PickleBuffer], bool] | None = None) -> bytes:
+    """For `load_reply`: the method's return value; `keep` says which arrays are to be among the bytes, else all are."""
+    return cloudpickle.dumps((True, value), protocol=5, buffer_callback=keep)
 
 
 def dump_failure(error: BaseException) -> bytes:
@@ -26,9 +27,12 @@ def dump_failure(error: BaseException) -> bytes:
     return cloudpickle.dumps((False, (data if str(copy) == str(error) else None, line, text)), protocol=5)
 
 
-def load_reply(reply: bytes, who: str) -> Any:
-    """The value, from a process of this run; raises what `who` raised, a FleetError where it could not travel."""
-    is_result, value = pickle.loads(reply)  # noqa: S301 - from within the run
+def load_reply(reply: bytes, who: str, buffers: Sequence[memoryview] = ()) -> Any:
+    """The value, from a process of this run; raises what `who` raised, a FleetError where it could not travel.
+
+    `buffers` are the arrays that are not among the bytes, in their order.
+    """
+    is_result, value = pickle.loads(reply, buffers=buffers)  # noqa: S301 - from within the run
     if is_result:
         return value
     data, line, text = value

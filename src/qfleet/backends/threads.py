@@ -11,7 +11,8 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from qfleet.backends.futures import CallFuture, one_line
+from qfleet.backends.boards import ThreadBoard
+from qfleet.backends.futures import CallFuture, one_line, wait_for
 from qfleet.backends.thread_group import Meeting, ThreadGroup
 from qfleet.errors import FleetError
 from qfleet.fleet import Group
@@ -30,15 +31,21 @@ class ThreadHandle:
         self._calls: queue.SimpleQueue[tuple[PythonFuture[Any], Callable[[Any], Any]] | None] = (
             queue.SimpleQueue()
         )
+        self._lock, self._is_over = threading.Lock(), False
+        self._is_given_up = False
+        """Whether its fleet has been closed, and does not wait for it any more."""
         self._thread = threading.Thread(target=self._serve, args=(make_service,), name=name, daemon=True)
         self._thread.start()
 
     def call(self, method: str, *arguments: Any) -> CallFuture:
         """Queues a method call."""
-        inner: PythonFuture[Any] = PythonFuture()
-        self._calls.put((inner, lambda service: getattr(service, method)(*arguments)))
+        answer: PythonFuture[Any] = PythonFuture()
+        with self._lock:
+            if self._is_over:
+                raise FleetError(f"{self._name} has been ended")
+            self._calls.put((answer, lambda service: getattr(service, method)(*self._values(arguments))))
         return CallFuture(
-            inner,
+            answer,
             lambda seconds: (
                 f"{self._name} has not finished {method} within {seconds:g} s. A hung thread cannot be ended, only "
                 "left behind; a slow environment needs a longer --stall-timeout-seconds"
@@ -47,17 +54,31 @@ class ThreadHandle:
 
     def ask_to_end(self) -> None:
         """The thread ends after the calls made so far."""
-        self._calls.put(None)
+        with self._lock:
+            self._is_over = True
+            self._calls.put(None)
 
     def is_running(self, timeout_seconds: float) -> bool:
         """Whether the thread still runs when so much time has passed."""
         self._thread.join(timeout_seconds)
         return self._thread.is_alive()
 
-    def leave_group(self) -> None:
-        """Frees a thread that waits for its group."""
+    def give_up(self) -> None:
+        """Frees a thread that waits for its group, or for another's answer."""
+        self._is_given_up = True
         if self._meeting is not None:
             self._meeting.break_up(f"the fleet of {self._name} has been closed")
+
+    def _values(self, arguments: Sequence[Any]) -> list[Any]:
+        """The arguments, with what other calls came to in the place of their futures."""
+        return [
+            wait_for(one.answer, self._check_open) if isinstance(one, CallFuture) else one
+            for one in arguments
+        ]
+
+    def _check_open(self) -> None:
+        if self._is_given_up:
+            raise FleetError(f"the fleet of {self._name} has been closed")
 
     def _serve(self, make_service: Callable[[], Any]) -> None:
         service: Any = None
@@ -68,13 +89,15 @@ class ThreadHandle:
             failure = error
             self._tell_group(error)
         while (item := self._calls.get()) is not None:
-            inner, run = item
+            answer, run = item
             try:
                 if failure is not None:
                     raise failure
-                inner.set_result(self._run(run, service))
+                answer.set_result(self._run(run, service))
             except BaseException as error:  # told to whoever waits for the result
-                inner.set_exception(error)
+                _name(error, self._name)
+                answer.set_exception(error)
+            del item, answer, run  # with the arguments
 
     def _run(self, run: Callable[[Any], Any], service: Any) -> Any:
         try:
@@ -124,6 +147,10 @@ class ThreadFleet:
         except MemoryError as error:
             raise FleetError(f"a shared array does not fit: {error}") from None
 
+    def board(self, num_bytes: int) -> ThreadBoard:
+        """A board that all threads see."""
+        return ThreadBoard(num_bytes)
+
     def close(self) -> None:
         """Lets the calls made so far finish, within a short time, and ends all threads."""
         handles, self._handles = self._handles, []
@@ -132,7 +159,13 @@ class ThreadFleet:
         deadline = time.monotonic() + _CLOSE_SECONDS
         hung = [handle for handle in handles if handle.is_running(max(0.0, deadline - time.monotonic()))]
         for handle in hung:
-            handle.leave_group()
+            handle.give_up()
         deadline = time.monotonic() + _BROKEN_SECONDS
         for handle in hung:
             handle.is_running(max(0.0, deadline - time.monotonic()))
+
+
+def _name(error: BaseException, name: str) -> None:
+    """Notes, once, in whom it was raised: calls that were given its answer fail with the same error."""
+    if not getattr(error, "__notes__", ()):
+        error.add_note(f"In {name}")
