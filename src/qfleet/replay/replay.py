@@ -230,7 +230,8 @@ class Replay:
         self.frames = Ring(num_frames, fields)
         self.transitions = Ring(capacity, transition_fields())
         self.tree = np.zeros(num_nodes, np.float64)
-        self._running = np.ones(1, np.float64)
+        self.running = np.ones(1, np.float64)
+        """(1,): the largest priority ever given; replays that are drawn from as one share it."""
         self.first = 0
         """Number of the oldest living transition."""
 
@@ -239,16 +240,26 @@ class Replay:
         return self.transitions.num_rows - self.first
 
     def append(self, block: Block) -> None:
-        """Adds what a recorder gathered; frames must arrive with their numbers in sequence."""
+        """Adds what a recorder gathered; frames must arrive with their numbers in sequence.
+
+        New transitions get the block's priorities, or the largest ever given. A uniform replay needs neither.
+        """
         first_new = self.transitions.num_rows
         self.frames.append(block.frames)
         self.transitions.append(block.transitions)
-        num_new = self.transitions.num_rows - first_new
-        if len(self.tree) and num_new:
-            capacity = self.config.replay_capacity
-            slot = first_new % capacity
-            set_range(self.tree, self.tree_offsets, slot, num_new, capacity, self._running[0])
+        if len(self.tree) and self.transitions.num_rows > first_new:
+            self._prioritize(first_new, block.priorities)
         self._bury(max(self.first, self.transitions.first_row))
+
+    def _prioritize(self, first_new: int, priorities: NDArray[np.float64] | None) -> None:
+        num_new, capacity = self.transitions.num_rows - first_new, self.config.replay_capacity
+        if priorities is None:
+            slot = first_new % capacity
+            set_range(self.tree, self.tree_offsets, slot, num_new, capacity, self.running[0])
+            return
+        self.running[0] = max(self.running[0], priorities.max())
+        leaves = np.arange(first_new, first_new + num_new) % capacity
+        set_priorities(self.tree, self.tree_offsets, leaves, priorities)
 
     def _bury(self, first: int) -> None:
         """Moves `first` past the transitions whose frames are, or are about to be, overwritten."""
@@ -279,7 +290,7 @@ class Replay:
             self.frame_stack,
             self.tree,
             self.tree_offsets,
-            self._running,
+            self.running,
         )
 
     def save_state(self) -> dict[str, Any]:
@@ -303,13 +314,13 @@ class Replay:
         return {
             "first": np.array(self.first),
             "priorities": self.tree[: self.config.replay_capacity].copy(),
-            "running": self._running.copy(),
+            "running": self.running.copy(),
         }
 
     def load_priorities(self, state: dict[str, NDArray]) -> None:
         """Puts back what `save_priorities` returned, after the rings were filled."""
         self.first = int(state["first"])
-        self._running[:] = state["running"]
+        self.running[:] = state["running"]
         if len(self.tree):
             self.tree[: self.config.replay_capacity] = state["priorities"]
             rebuild(self.tree, self.tree_offsets)
