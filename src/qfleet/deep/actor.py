@@ -53,7 +53,10 @@ class FrameStacks:
             self._frames[started] = observations[started][:, None]
 
     def followed_by(self, chosen: NDArray[np.bool_], observations: NDArray) -> NDArray:
-        """(num_chosen, depth * size): what the `chosen` environments' stacks would be after `observations` (num_envs, size)."""
+        """What the `chosen` environments' stacks would be after `observations` (num_envs, size).
+
+        Returns (num_chosen, depth * size).
+        """
         newest = observations[chosen][:, None]
         return np.concatenate([self._frames[chosen, 1:], newest], axis=1).reshape(len(newest), -1)
 

@@ -1,4 +1,4 @@
-"""An actor as a service: whoever drives it learns what it did, and the block goes to the replay without passing there."""
+"""An actor as a service: its driver learns what it did; the block goes to the replay without passing there."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -77,4 +77,6 @@ class ActorService:
 
     def _refuse_untaken(self) -> None:
         if self._block is not None:
-            raise QfleetError("the actor's last block was not taken; without it the frames after it fit nowhere")
+            raise QfleetError(
+                "the actor's last block was not taken; without it the frames after it fit nowhere"
+            )

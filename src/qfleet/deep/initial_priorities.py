@@ -81,7 +81,9 @@ class FrameValues:
         _keep_taken(frames, values, actions, self._taken)
         _keep_best(frames, values, masks, self._best)
 
-    def add_unvalued(self, frames: NDArray[np.int64], observations: NDArray, masks: NDArray[np.bool_]) -> None:
+    def add_unvalued(
+        self, frames: NDArray[np.int64], observations: NDArray, masks: NDArray[np.bool_]
+    ) -> None:
         """Frames that nobody will have acted on when `evaluate` is called (copied)."""
         self._unvalued.append(Unvalued(frames.copy(), observations.copy(), masks.copy()))
 

@@ -160,8 +160,6 @@ def _joined(arrays: Sequence[NDArray]) -> NDArray:
 
 def _joined_observations(samples: Sequence[Sample]) -> NDArray:
     """All those acted on before all the next ones."""
-    halves = [
-        sample.observations.reshape(sample.num_batches, 2, sample.batch_size, -1) for sample in samples
-    ]
+    halves = [sample.observations.reshape(sample.num_batches, 2, sample.batch_size, -1) for sample in samples]
     joined = np.concatenate(halves, axis=2)
     return joined.reshape(len(joined), -1, joined.shape[-1])

@@ -1,8 +1,8 @@
 """A replay that many actors write to and learners draw from as if it were one.
 
-A Replay belongs to one recorder, as transitions refer to frames by the recorder's numbers. So each writer gets a pool of
-its own, of an equal share of the capacity, and a draw first chooses the pool in proportion to what there is in it:
-together that is a draw from the union, exactly.
+A Replay belongs to one recorder, as transitions refer to frames by the recorder's numbers. So each writer gets a
+pool of its own, of an equal share of the capacity, and a draw first chooses the pool in proportion to what there is
+in it: together that is a draw from the union, exactly.
 """
 
 from dataclasses import dataclass, replace
