@@ -25,9 +25,7 @@ LEARNER = CompiledLearner(CONFIG, decide(CONFIG, CARTPOLE, 1, 2), 0, seed=3)
 def make_actor(policy: Policy) -> Actor:
     """Two CartPoles; makes priorities."""
     vector = make("CartPole-v1", EnvironmentConfig(num_envs=2, engine="in-process"))
-    return Actor(
-        vector, policy, CONFIG, num_mask_actions=0, seed=4, block_steps=20, makes_priorities=True
-    )
+    return Actor(vector, policy, CONFIG, num_mask_actions=0, seed=4, block_steps=20, makes_priorities=True)
 
 
 def same(one, two) -> bool:

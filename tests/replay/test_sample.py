@@ -13,7 +13,7 @@ CHANCE = 1e-5
 
 
 def test_weights_by_hand() -> None:
-    """N = 8: N P = 0.5, 2, 4, 1; to the power -1/2: 1.4142, 0.7071, 0.5, 1; over the largest: 1, 0.5, 0.3536, 0.7071."""
+    """N = 8: N P = 0.5, 2, 4, 1; to the power -1/2: 1.414, 0.707, 0.5, 1; over the largest: 1, 0.5, 0.354, 0.707."""
     probabilities = np.array([[1 / 16, 1 / 4, 1 / 2, 1 / 8], [1 / 8, 1 / 8, 1 / 8, 1 / 8]])
     weights = importance_weights(probabilities, 8, 0.5)
     np.testing.assert_allclose(weights, [[1, 0.5, 8**-0.5, 2**-0.5], [1, 1, 1, 1]], rtol=1e-6)

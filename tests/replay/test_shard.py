@@ -13,6 +13,7 @@ from scipy import stats
 from qfleet.backends.processes import ProcessFleet
 from qfleet.environments import EnvironmentConfig, make
 from qfleet.errors import NonFiniteError, QfleetError
+from qfleet.memory import available_memory_bytes
 from qfleet.replay.recorder import Recorder
 from qfleet.replay.sample import Drawn, Sample
 from qfleet.replay.shard import ReplayShard
@@ -197,6 +198,13 @@ def test_too_small_for_its_writers_is_refused() -> None:
     make_shard(32, 4)
 
 
+def test_too_large_for_the_machine_is_refused_before_memory_is_taken() -> None:
+    """A pool of it would fit, all of them do not: the line is about all, so the first pool was not made either."""
+    capacity = available_memory_bytes() // 40  # each transition needs more bytes than that
+    with pytest.raises(QfleetError, match=f"a replay of {capacity // 8 * 8:,} transitions needs"):
+        make_shard(capacity, 8)
+
+
 def test_nothing_to_draw_is_said() -> None:
     with pytest.raises(QfleetError, match="nothing to draw"):
         make_shard(64, 2).sample(1, 4, 0)
@@ -295,7 +303,7 @@ def stored_in(shard: ReplayShard) -> set[Stored]:
 
 @pytest.mark.parametrize("capacity", [2000, 200])
 def test_recorders_that_begin_anew_leave_no_stack_broken(capacity: int) -> None:
-    """Three recorders one after the other, the first two lost in the middle of their episodes, beside one that lasts."""
+    """Three recorders one after the other, two of them lost in the middle of episodes, beside one that lasts."""
     shard = make_shard(capacity, 2, num_envs=5, n_step=3, frame_stack=4, max_steps_per_block=7)
     everything: Counter[Stored] = Counter()
     for writer, num_steps in ((0, 20), (1, 60), (0, 16), (0, 30)):
@@ -303,7 +311,9 @@ def test_recorders_that_begin_anew_leave_no_stack_broken(capacity: int) -> None:
             shard.restart_writer(0)
         vector = make("ScriptedNextStep-v0", EnvironmentConfig(num_envs=5, engine="registered"))
         taken: list[int] = []
-        for block, so_far in drive(vector, Recorder(5, LAYOUT, 0, n_step=3, discount=DISCOUNT, max_steps_per_block=7), num_steps, 7):
+        for block, so_far in drive(
+            vector, Recorder(5, LAYOUT, 0, n_step=3, discount=DISCOUNT, max_steps_per_block=7), num_steps, 7
+        ):
             shard.append(writer, block)
             taken = so_far
         vector.close()

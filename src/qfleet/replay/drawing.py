@@ -3,6 +3,7 @@
 import numpy as np
 
 from qfleet.kernels import STREAM_SAMPLING, kernel, uniform
+from qfleet.replay.replay import copy_stack
 from qfleet.replay.sum_tree import find_leaves, stratified_masses
 
 
@@ -49,19 +50,6 @@ def rows_at(view, masses, rows, priorities):
 
 
 @kernel
-def _write_stack(view, number, out):
-    """The stack that ends with frame `number` into `out` (frame_stack * size,), oldest first."""
-    capacity, size = view.observation.shape
-    slot = number % capacity
-    for position in range(view.frame_stack - 1, -1, -1):
-        out[position * size : (position + 1) * size] = view.observation[slot]
-        if position > 0:
-            slot -= view.back[slot]
-            if slot < 0:
-                slot += capacity
-
-
-@kernel
 def take_rows(view, rows, places, observations, next_action_masks, actions, rewards, discounts):
     """Copies what `rows` (num,) hold to `places` (num,) of the batches laid end to end; the arrays are a Sample's."""
     part, capacity, num_frames = actions.shape[1], len(view.frame), len(view.back)
@@ -70,7 +58,7 @@ def take_rows(view, rows, places, observations, next_action_masks, actions, rewa
         actions[b, i] = view.action[slot]
         rewards[b, i] = view.reward[slot]
         discounts[b, i] = view.discount[slot]
-        _write_stack(view, view.frame[slot], observations[b, i])
-        _write_stack(view, view.next_frame[slot], observations[b, part + i])
+        copy_stack(view, view.frame[slot], observations[b, i])
+        copy_stack(view, view.next_frame[slot], observations[b, part + i])
         if view.action_mask.shape[1] > 0:
             next_action_masks[b, i, :] = view.action_mask[view.next_frame[slot] % num_frames]

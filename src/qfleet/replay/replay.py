@@ -98,7 +98,7 @@ def empty_batch(batch_size: int, layout: ObservationLayout, frame_stack: int, nu
 
 
 @kernel
-def _copy_stack(view, number, out):
+def copy_stack(view, number, out):
     """Writes the stack that ends with frame `number` into `out` (frame_stack * size,), oldest first."""
     capacity, size = view.observation.shape
     slot = number % capacity
@@ -159,7 +159,7 @@ def _take_frames(view, frames, observations):
     for i in range(len(frames)):  # as in _take_transitions
         observations[i, 0] = view.observation[frames[i] % capacity, 0]
     for i in range(len(frames)):
-        _copy_stack(view, frames[i], observations[i])
+        copy_stack(view, frames[i], observations[i])
 
 
 @kernel
@@ -210,8 +210,12 @@ class Replay:
         num_envs: int,
         n_step: int,
         max_steps_per_block: int,
+        num_replays: int = 1,
     ) -> None:
-        """Takes all its memory at once; raises QfleetError, before taking any, if the machine has not enough."""
+        """Takes all its memory at once; raises QfleetError, before taking any, if the machine has not enough.
+
+        `num_replays` of its kind are to be made, this one and others after it: there must be room for all.
+        """
         self.config, self.frame_stack = config, frame_stack
         _refuse_if_too_small(config.replay_capacity, num_envs * (max_steps_per_block + n_step))
         # Transitions of different environments do not need their frames in exactly the order in which they came.
@@ -226,7 +230,7 @@ class Replay:
         self.memory_bytes = (
             num_frames * bytes_per_row(fields) + capacity * bytes_per_row(transition_fields()) + 8 * num_nodes
         )
-        _refuse_if_too_large(self.memory_bytes, capacity)
+        _refuse_if_too_large(self.memory_bytes * num_replays, capacity * num_replays)
         self.frames = Ring(num_frames, fields)
         self.transitions = Ring(capacity, transition_fields())
         self.tree = np.zeros(num_nodes, np.float64)

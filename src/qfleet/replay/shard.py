@@ -75,8 +75,9 @@ class ReplayShard:
                 num_envs=num_envs,
                 n_step=n_step,
                 max_steps_per_block=max_steps_per_block,
+                num_replays=num_writers - number,
             )
-            for _ in range(num_writers)
+            for number in range(num_writers)
         ]
         for pool in self._pools:
             pool.running = self._pools[0].running  # new transitions get the largest of all pools
