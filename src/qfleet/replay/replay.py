@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from qfleet.environments.vector import ObservationLayout
 from qfleet.errors import QfleetError
-from qfleet.kernels import STREAM_SAMPLING, kernel, uniform
+from qfleet.kernels import STREAM_SAMPLING, copy_entries, kernel, uniform
 from qfleet.memory import available_memory_bytes, readable_bytes
 from qfleet.replay.recorder import Block, frame_fields, transition_fields
 from qfleet.replay.ring import Ring, bytes_per_row
@@ -103,9 +103,7 @@ def copy_stack(view, number, out):
     capacity, size = view.observation.shape
     slot = number % capacity
     for position in range(view.frame_stack - 1, -1, -1):
-        start = position * size
-        for i in range(size):
-            out[start + i] = view.observation[slot, i]
+        copy_entries(out, position * size, view.observation, slot * size, size)
         if position > 0:
             slot -= view.back[slot]
             if slot < 0:
