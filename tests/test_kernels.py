@@ -1,10 +1,11 @@
-"""The counter-based random numbers: uniform, and unrelated from one argument to the next."""
+"""The counter-based random numbers: uniform, and unrelated from one argument to the next. Copying entries."""
 
 import numpy as np
 import pytest
+from numba.core.errors import TypingError
 from scipy import stats
 
-from qfleet.kernels import STREAM_EXPLORATION, STREAM_SAMPLING, kernel, uniform
+from qfleet.kernels import STREAM_EXPLORATION, STREAM_SAMPLING, copy_entries, kernel, uniform
 
 NUM = 100_000
 CHANCE = 1e-5
@@ -63,3 +64,25 @@ def test_streams_seeds_and_lanes_are_uncorrelated(lag: int) -> None:
 def test_depends_on_its_arguments_alone() -> None:
     assert uniform(5, 1, 7, 2) == uniform(5, 1, 7, 2)
     assert len({uniform(*arguments) for arguments in np.ndindex(3, 3, 3, 3)}) == 81
+
+
+@kernel
+def _copy(out, first, array, start, num):
+    copy_entries(out, first, array, start, num)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize(("first", "start", "num"), [(0, 0, 24), (5, 7, 9), (23, 0, 1), (4, 4, 0)])
+def test_entries_are_copied_and_no_others(dtype: type, first: int, start: int, num: int) -> None:
+    """Counted through both arrays' rows, whatever their shapes."""
+    out, array = np.full((4, 6), 99, dtype), np.arange(24, dtype=dtype).reshape(8, 3)
+    _copy(out, first, array, start, num)
+    expected = np.full(24, 99, dtype)
+    expected[first : first + num] = np.arange(start, start + num)
+    np.testing.assert_array_equal(out.ravel(), expected)
+
+
+@pytest.mark.parametrize("array", [np.zeros(8, np.float64), np.zeros((8, 2), np.float32)[:, 0]])
+def test_entries_of_another_kind_or_with_gaps_are_refused(array: np.ndarray) -> None:
+    with pytest.raises(TypingError):
+        _copy(np.zeros(8, np.float32), 0, array, 0, 8)

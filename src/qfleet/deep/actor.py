@@ -1,12 +1,14 @@
 """The actor: steps environments with an exploring policy and gathers what a replay needs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qfleet.deep.dqn import DQNConfig
+from qfleet.deep.exploration import epsilon_greedy
+from qfleet.deep.initial_priorities import FrameValues
 from qfleet.deep.learner import Policy
 from qfleet.deep.parameters import Parameters
 from qfleet.environments.vector import Step, VectorEnvironment
@@ -50,6 +52,14 @@ class FrameStacks:
         if self._depth > 1 and started.any():
             self._frames[started] = observations[started][:, None]
 
+    def followed_by(self, chosen: NDArray[np.bool_], observations: NDArray) -> NDArray:
+        """What the `chosen` environments' stacks would be after `observations` (num_envs, size).
+
+        Returns (num_chosen, depth * size).
+        """
+        newest = observations[chosen][:, None]
+        return np.concatenate([self._frames[chosen, 1:], newest], axis=1).reshape(len(newest), -1)
+
 
 @final
 class Actor:
@@ -64,7 +74,13 @@ class Actor:
         num_mask_actions: int,
         seed: int,
         block_steps: int,
+        makes_priorities: bool = False,
     ) -> None:
+        """`makes_priorities`: blocks carry their transitions' first priorities; it needs a priority_exponent."""
+        if makes_priorities and config.priority_exponent == 0:
+            raise QfleetError(
+                "priority_exponent is 0, which draws uniformly; actors can make priorities where it is above 0"
+            )
         self._environment, self._policy, self._config, self._seed = environment, policy, config, seed
         num_envs, layout = environment.num_envs, environment.layout
         self._vector_steps_per_block = -(-block_steps // num_envs)
@@ -76,6 +92,17 @@ class Actor:
             discount=config.discount,
             reward_limit=config.reward_limit or np.inf,
             max_steps_per_block=self._vector_steps_per_block,
+        )
+        self._values = (
+            FrameValues(
+                num_envs,
+                config.n_step,
+                self._vector_steps_per_block,
+                config.priority_exponent,
+                config.priority_floor,
+            )
+            if makes_priorities
+            else None
         )
         self._stacks = FrameStacks(num_envs, environment.frame_stack, layout.size, layout.dtype)
         self._masks = np.ones((num_envs, num_mask_actions), np.bool_)
@@ -100,18 +127,45 @@ class Actor:
             if self.num_steps - before >= max_steps:
                 break
             self._step(returns, lengths)
-        return Gathered(self._recorder.take(), self.num_steps - before, returns, lengths, parameters.version)
+        if self._values is not None:
+            # What the next block begins with; these transitions bootstrap from it already.
+            self._values.add_unvalued(self._recorder.tails.current, self._stacks.stacked, self._masks)
+            self._values.evaluate(self._policy)
+        return Gathered(self._take(), self.num_steps - before, returns, lengths, parameters.version)
+
+    def _take(self) -> Block:
+        block = self._recorder.take()
+        if self._values is None:
+            return block
+        return replace(block, priorities=self._values.priorities(block.transitions))
 
     def _step(self, returns: list[float], lengths: list[int]) -> None:
-        epsilon = self._config.exploration_rate(self.num_steps)
-        actions = self._policy.act(
-            self._stacks.stacked, self._masks, epsilon, self._seed, self._num_vector_steps
-        )
+        actions = self._act(self._config.exploration_rate(self.num_steps))
         step = self._environment.step(actions)
         self._refuse_late_masks(step)
         self._recorder.record(actions, step)
+        self._keep_last(step)
         self._see(step.observations, step.action_masks, step.started)
         self._count(step, returns, lengths)
+
+    def _act(self, epsilon: float) -> NDArray[np.int64]:
+        observations, masks = self._stacks.stacked, self._masks
+        if self._values is None:
+            return self._policy.act(observations, masks, epsilon, self._seed, self._num_vector_steps)
+        actions, values = np.empty(len(observations), np.int64), self._policy.values(observations)
+        epsilon_greedy(values, masks, epsilon, self._seed, self._num_vector_steps, actions)
+        self._values.acted(self._recorder.tails.current, values, masks, actions)
+        return actions
+
+    def _keep_last(self, step: Step) -> None:
+        """Truncated episodes' last observations, which are bootstrapped from and never acted on."""
+        truncated = step.truncated & ~step.terminated
+        if self._values is None or not truncated.any():
+            return
+        finals = step.final_observations.reshape(len(truncated), -1)
+        masks = self._masks if step.final_action_masks is None else step.final_action_masks
+        frames = self._recorder.final_frames[truncated]
+        self._values.add_unvalued(frames, self._stacks.followed_by(truncated, finals), masks[truncated])
 
     def _refuse_late_masks(self, step: Step) -> None:
         if step.action_masks is not None and self._masks.shape[1] == 0:
@@ -152,7 +206,7 @@ class Actor:
         if environment is None:
             self._recorder.cut()
             self.start()
-        block = self._recorder.take()
+        block = self._take()
         own = {
             "counters": np.array([self._num_vector_steps, self._num_resets, self.num_steps], np.int64),
             "stacks": self._stacks.stacked.copy(),
@@ -160,6 +214,8 @@ class Actor:
             "returns": self._returns.copy(),
             "lengths": self._lengths.copy(),
         }
+        if self._values is not None:
+            own["values"] = self._values.save_state()
         return own | {"recorder": self._recorder.save_state(), "environment": environment or {}}, block
 
     def resume(self, state: dict[str, Any]) -> None:
@@ -169,6 +225,8 @@ class Actor:
         self._masks[:] = state["masks"]
         self._returns[:], self._lengths[:] = state["returns"], state["lengths"]
         self._recorder.load_state(state["recorder"])
+        if self._values is not None:
+            self._values.load_state(state["values"], self._recorder.next_frame)
         # The reset that `pause` made, again; its observations are in the stacks already.
         self._environment.reset(derived_seed(self._seed, self._num_resets - 1))
         if state["environment"]:

@@ -74,6 +74,10 @@ class Block:
 
     frames: dict[str, NDArray]
     transitions: dict[str, NDArray]
+    first_frame: int | None = None
+    """Number of the first frame, by which whoever gets blocks from afar sees that one is missing; None: not known."""
+    priorities: NDArray[np.float64] | None = None
+    """(transitions,): what a prioritized replay is to draw them by at first; None: by the largest ever given."""
 
 
 # counts[0]: frames written to the block; counts[1]: transitions; counts[2]: number of the next frame.
@@ -132,7 +136,7 @@ def _push(tails, e, action, reward):
 
 
 @kernel
-def _record(frames, transitions, counts, tails, actions, step, reward_limit, discount):
+def _record(frames, transitions, counts, tails, final_frames, actions, step, reward_limit, discount):
     observations, rewards, terminated, truncated, finals, stepped, started, masks, final_masks = step
     n_step = tails.frame.shape[1]
     for e in range(len(actions)):
@@ -145,6 +149,7 @@ def _record(frames, transitions, counts, tails, actions, step, reward_limit, dis
                 last = _append_frame(frames, counts, finals[e], final_masks[e], tails.current[e])
                 _flush(transitions, counts, tails, e, last, discount, False)
                 tails.current[e] = -1
+                final_frames[e] = last
             else:
                 current = _append_frame(frames, counts, observations[e], masks[e], tails.current[e])
                 if tails.length[e] == n_step:
@@ -178,6 +183,8 @@ class Recorder:
         self._frames = _empty(frame_fields(layout, num_mask_actions), max_frames)
         self._transitions = _empty(transition_fields(), max_transitions)
         self._counts = np.zeros(3, np.int64)
+        self.final_frames = np.full(num_envs, -1, np.int64)
+        """(num_envs,): number of the last frame of each environment's latest truncated episode."""
         self.tails = Tails(
             np.zeros((num_envs, n_step), np.int64),
             np.zeros((num_envs, n_step), np.int32),
@@ -214,6 +221,7 @@ class Recorder:
             _Transitions(**self._transitions),
             self._counts,
             self.tails,
+            self.final_frames,
             actions,
             columns,
             self._reward_limit,
@@ -229,12 +237,18 @@ class Recorder:
 
     def take(self) -> Block:
         """The block gathered since the last call, copied out; the tails stay."""
-        num_frames, num_transitions, _ = self._counts
+        num_frames, num_transitions, next_frame = (int(count) for count in self._counts)
         self._counts[:2] = 0
         return Block(
             {name: column[:num_frames].copy() for name, column in self._frames.items()},
             {name: column[:num_transitions].copy() for name, column in self._transitions.items()},
+            next_frame - num_frames,
         )
+
+    @property
+    def next_frame(self) -> int:
+        """Number that the next frame gets."""
+        return int(self._counts[2])
 
     def save_state(self) -> dict[str, NDArray]:
         """The tails and the next frame's number; only between blocks."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from qfleet.environments.vector import ObservationLayout
 from qfleet.errors import QfleetError
-from qfleet.kernels import STREAM_SAMPLING, kernel, uniform
+from qfleet.kernels import STREAM_SAMPLING, copy_entries, kernel, uniform
 from qfleet.memory import available_memory_bytes, readable_bytes
 from qfleet.replay.recorder import Block, frame_fields, transition_fields
 from qfleet.replay.ring import Ring, bytes_per_row
@@ -98,14 +98,12 @@ def empty_batch(batch_size: int, layout: ObservationLayout, frame_stack: int, nu
 
 
 @kernel
-def _copy_stack(view, number, out):
+def copy_stack(view, number, out):
     """Writes the stack that ends with frame `number` into `out` (frame_stack * size,), oldest first."""
     capacity, size = view.observation.shape
     slot = number % capacity
     for position in range(view.frame_stack - 1, -1, -1):
-        start = position * size
-        for i in range(size):
-            out[start + i] = view.observation[slot, i]
+        copy_entries(out, position * size, view.observation, slot * size, size)
         if position > 0:
             slot -= view.back[slot]
             if slot < 0:
@@ -159,7 +157,7 @@ def _take_frames(view, frames, observations):
     for i in range(len(frames)):  # as in _take_transitions
         observations[i, 0] = view.observation[frames[i] % capacity, 0]
     for i in range(len(frames)):
-        _copy_stack(view, frames[i], observations[i])
+        copy_stack(view, frames[i], observations[i])
 
 
 @kernel
@@ -210,8 +208,12 @@ class Replay:
         num_envs: int,
         n_step: int,
         max_steps_per_block: int,
+        num_replays: int = 1,
     ) -> None:
-        """Takes all its memory at once; raises QfleetError, before taking any, if the machine has not enough."""
+        """Takes all its memory at once; raises QfleetError, before taking any, if the machine has not enough.
+
+        `num_replays` of its kind are to be made, this one and others after it: there must be room for all.
+        """
         self.config, self.frame_stack = config, frame_stack
         _refuse_if_too_small(config.replay_capacity, num_envs * (max_steps_per_block + n_step))
         # Transitions of different environments do not need their frames in exactly the order in which they came.
@@ -226,11 +228,12 @@ class Replay:
         self.memory_bytes = (
             num_frames * bytes_per_row(fields) + capacity * bytes_per_row(transition_fields()) + 8 * num_nodes
         )
-        _refuse_if_too_large(self.memory_bytes, capacity)
+        _refuse_if_too_large(self.memory_bytes * num_replays, capacity * num_replays)
         self.frames = Ring(num_frames, fields)
         self.transitions = Ring(capacity, transition_fields())
         self.tree = np.zeros(num_nodes, np.float64)
-        self._running = np.ones(1, np.float64)
+        self.running = np.ones(1, np.float64)
+        """(1,): the largest priority ever given; replays that are drawn from as one share it."""
         self.first = 0
         """Number of the oldest living transition."""
 
@@ -239,16 +242,26 @@ class Replay:
         return self.transitions.num_rows - self.first
 
     def append(self, block: Block) -> None:
-        """Adds what a recorder gathered; frames must arrive with their numbers in sequence."""
+        """Adds what a recorder gathered; frames must arrive with their numbers in sequence.
+
+        New transitions get the block's priorities, or the largest ever given. A uniform replay needs neither.
+        """
         first_new = self.transitions.num_rows
         self.frames.append(block.frames)
         self.transitions.append(block.transitions)
-        num_new = self.transitions.num_rows - first_new
-        if len(self.tree) and num_new:
-            capacity = self.config.replay_capacity
-            slot = first_new % capacity
-            set_range(self.tree, self.tree_offsets, slot, num_new, capacity, self._running[0])
+        if len(self.tree) and self.transitions.num_rows > first_new:
+            self._prioritize(first_new, block.priorities)
         self._bury(max(self.first, self.transitions.first_row))
+
+    def _prioritize(self, first_new: int, priorities: NDArray[np.float64] | None) -> None:
+        num_new, capacity = self.transitions.num_rows - first_new, self.config.replay_capacity
+        if priorities is None:
+            slot = first_new % capacity
+            set_range(self.tree, self.tree_offsets, slot, num_new, capacity, self.running[0])
+            return
+        self.running[0] = max(self.running[0], priorities.max())
+        leaves = np.arange(first_new, first_new + num_new) % capacity
+        set_priorities(self.tree, self.tree_offsets, leaves, priorities)
 
     def _bury(self, first: int) -> None:
         """Moves `first` past the transitions whose frames are, or are about to be, overwritten."""
@@ -279,7 +292,7 @@ class Replay:
             self.frame_stack,
             self.tree,
             self.tree_offsets,
-            self._running,
+            self.running,
         )
 
     def save_state(self) -> dict[str, Any]:
@@ -303,13 +316,13 @@ class Replay:
         return {
             "first": np.array(self.first),
             "priorities": self.tree[: self.config.replay_capacity].copy(),
-            "running": self._running.copy(),
+            "running": self.running.copy(),
         }
 
     def load_priorities(self, state: dict[str, NDArray]) -> None:
         """Puts back what `save_priorities` returned, after the rings were filled."""
         self.first = int(state["first"])
-        self._running[:] = state["running"]
+        self.running[:] = state["running"]
         if len(self.tree):
             self.tree[: self.config.replay_capacity] = state["priorities"]
             rebuild(self.tree, self.tree_offsets)

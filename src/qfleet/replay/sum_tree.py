@@ -138,26 +138,36 @@ def find_leaf(tree, offsets, mass):
 
 
 @kernel
-def _stratified_mass(total, seed, counter, i, num):
-    return (i + uniform(seed, STREAM_SAMPLING, counter, i)) / num * total
-
-
-@kernel
-def sample_leaves(tree, offsets, seed, counter, leaves):
-    """Fills `leaves` (num,) with a stratified draw, one from each of num equal slices of the total mass.
-
-    Schaul et al. 2016 (arXiv 1511.05952), appendix B.2.1. The leaves come out in ascending order.
-    """
-    total, num = tree_total(tree), len(leaves)
-    masses = np.empty(num, np.float64)
+def find_leaves(tree, offsets, masses, leaves):
+    """Fills `leaves` (num,) int64 with those at which the running sum of priorities passes `masses` (num,) float64."""
+    num = len(leaves)
+    left = masses.copy()
     for i in range(num):
-        masses[i] = _stratified_mass(total, seed, counter, i, num)
         leaves[i] = 0
     # Level by level rather than leaf by leaf: the cache misses of a level overlap.
     for level in range(len(offsets) - 3, -1, -1):
         offset = offsets[level]
         for i in range(num):
-            leaves[i], masses[i] = _descend(tree, offset, leaves[i], masses[i])
+            leaves[i], left[i] = _descend(tree, offset, leaves[i], left[i])
     for i in range(num):
         if not tree[leaves[i]] > 0.0:
-            leaves[i] = find_leaf(tree, offsets, _stratified_mass(total, seed, counter, i, num))
+            leaves[i] = find_leaf(tree, offsets, masses[i])
+
+
+@kernel
+def stratified_masses(total, seed, counter, masses):
+    """Fills `masses` (num,) with one uniform draw from each of num equal slices of `total`, ascending.
+
+    Schaul et al. 2016 (arXiv 1511.05952), appendix B.2.1.
+    """
+    num = len(masses)
+    for i in range(num):
+        masses[i] = (i + uniform(seed, STREAM_SAMPLING, counter, i)) / num * total
+
+
+@kernel
+def sample_leaves(tree, offsets, seed, counter, leaves):
+    """Fills `leaves` (num,) with a stratified draw, in ascending order."""
+    masses = np.empty(len(leaves), np.float64)
+    stratified_masses(tree_total(tree), seed, counter, masses)
+    find_leaves(tree, offsets, masses, leaves)

@@ -1,0 +1,82 @@
+"""An actor as a service: its driver learns what it did; the block goes to the replay without passing there."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, final
+
+from qfleet.deep.actor import Actor
+from qfleet.deep.parameters import Parameters
+from qfleet.errors import QfleetError
+from qfleet.replay.recorder import Block
+
+
+@final
+@dataclass(frozen=True)
+class GatherReport:
+    """What one block of acting brought, but for the block itself."""
+
+    num_steps: int
+    """Environment steps in the block, over all environments."""
+    num_transitions: int
+    """Transitions in the block."""
+    returns: list[float]
+    """Of the episodes that ended, unclipped and undiscounted."""
+    lengths: list[int]
+    """Their steps."""
+    version: int
+    """Of the parameters acted with."""
+
+    def staleness(self, num_updates: int) -> int:
+        """Updates made since the parameters in use were published."""
+        return num_updates - self.version
+
+
+@final
+class ActorService:
+    """Makes an actor where it will live; each block is fetched by `take_block` before the next is gathered."""
+
+    def __init__(self, make_actor: Callable[[], Actor]) -> None:
+        """`make_actor` must be picklable where the service is to live in another process."""
+        self._actor = make_actor()
+        self._block: Block | None = None
+
+    def start(self) -> None:
+        """Begins a new episode in every environment."""
+        self._actor.start()
+
+    def gather(self, parameters: Parameters, max_steps: int) -> GatherReport:
+        """Acts for one block, or until `max_steps` steps are made if that is sooner."""
+        self._refuse_untaken()
+        gathered = self._actor.gather(parameters, max_steps)
+        self._block = gathered.block
+        num_transitions = len(gathered.block.transitions["frame"])
+        return GatherReport(
+            gathered.num_steps, num_transitions, gathered.returns, gathered.lengths, gathered.version
+        )
+
+    def take_block(self) -> Block:
+        """The block of the last `gather` or `pause`; raises QfleetError if it has been taken."""
+        if self._block is None:
+            raise QfleetError("the actor's block has been taken already; gather comes before take_block")
+        block, self._block = self._block, None
+        return block
+
+    def pause(self) -> dict[str, Any]:
+        """Everything the next block depends on but the parameters; `take_block` gives what belongs before the pause."""
+        self._refuse_untaken()
+        state, self._block = self._actor.pause()
+        return state
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Goes on, in a newly made actor, from what `pause` returned."""
+        self._actor.resume(state)
+
+    def close(self) -> None:
+        """Closes the environments."""
+        self._actor.close()
+
+    def _refuse_untaken(self) -> None:
+        if self._block is not None:
+            raise QfleetError(
+                "the actor's last block was not taken; without it the frames after it fit nowhere"
+            )

@@ -1,0 +1,86 @@
+"""An actor as a service: the same blocks as an actor's own, wherever it lives, and never one too few."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+from qfleet.backends.processes import ProcessFleet
+from qfleet.backends.threads import ThreadFleet
+from qfleet.deep.actor import Actor
+from qfleet.deep.actor_service import ActorService
+from qfleet.deep.compiled.learner import CompiledLearner
+from qfleet.deep.dqn import DQNConfig
+from qfleet.deep.learner import Policy
+from qfleet.deep.networks import decide
+from qfleet.environments import EnvironmentConfig, make
+from qfleet.environments.vector import ObservationLayout
+from qfleet.errors import QfleetError
+
+CONFIG = DQNConfig(priority_exponent=0.6, n_step=3, hidden_sizes=(16,), exploration_steps=200)
+CARTPOLE = ObservationLayout((4,), np.dtype(np.float32), is_image=False)
+LEARNER = CompiledLearner(CONFIG, decide(CONFIG, CARTPOLE, 1, 2), 0, seed=3)
+
+
+def make_actor(policy: Policy) -> Actor:
+    """Two CartPoles; makes priorities."""
+    vector = make("CartPole-v1", EnvironmentConfig(num_envs=2, engine="in-process"))
+    return Actor(vector, policy, CONFIG, num_mask_actions=0, seed=4, block_steps=20, makes_priorities=True)
+
+
+def same(one, two) -> bool:
+    columns = [(one.priorities, two.priorities)]
+    for part in ("frames", "transitions"):
+        columns += [(getattr(one, part)[name], getattr(two, part)[name]) for name in getattr(one, part)]
+    return one.first_frame == two.first_frame and all(a.tobytes() == b.tobytes() for a, b in columns)
+
+
+@pytest.mark.parametrize("make_fleet", [ThreadFleet, ProcessFleet])
+def test_on_a_backend_it_gathers_what_it_gathers_here(make_fleet) -> None:
+    parameters, here = LEARNER.publish(), make_actor(LEARNER.policy())
+    here.start()
+    fleet = make_fleet()
+    try:
+        actor = fleet.start("an actor", partial(ActorService, partial(make_actor, LEARNER.policy())))
+        actor.call("start").result(60)
+        for _ in range(4):
+            report, block = actor.call("gather", parameters, 1000), actor.call("take_block")
+            gathered = here.gather(parameters, 1000)
+            assert same(block.result(60), gathered.block)
+            told = report.result(60)
+            assert (told.num_steps, told.version) == (20, 0) and told.staleness(7) == 7
+            assert (told.returns, told.lengths) == (gathered.returns, gathered.lengths)
+            assert told.num_transitions == len(gathered.block.transitions["frame"])
+        actor.call("close").result(60)
+    finally:
+        fleet.close()
+        here.close()
+
+
+def test_it_pauses_and_goes_on_in_another() -> None:
+    parameters = LEARNER.publish()
+    services = [ActorService(partial(make_actor, LEARNER.policy())) for _ in range(2)]
+    services[0].start()
+    services[0].gather(parameters, 1000)
+    services[0].take_block()
+    services[1].resume(services[0].pause())
+    assert len(services[0].take_block().transitions["frame"]) == 0
+    assert services[0].gather(parameters, 1000) == services[1].gather(parameters, 1000)
+    assert same(*(service.take_block() for service in services))
+    for service in services:
+        service.close()
+
+
+def test_a_block_is_neither_lost_nor_given_twice() -> None:
+    service = ActorService(partial(make_actor, LEARNER.policy()))
+    service.start()
+    with pytest.raises(QfleetError, match="gather comes before take_block"):
+        service.take_block()
+    service.gather(LEARNER.publish(), 1000)
+    for method in (lambda: service.gather(LEARNER.publish(), 1000), service.pause):
+        with pytest.raises(QfleetError, match="last block was not taken"):
+            method()
+    service.take_block()
+    with pytest.raises(QfleetError, match="taken already"):
+        service.take_block()
+    service.close()
