@@ -167,14 +167,14 @@ class EpisodeActor:
         sample_actions(self._policy.values(stacked), masks, self._seed, self._num_vector_steps, actions)
         self._num_vector_steps += 1
         if actions.min() < 0:
-            raise NonFiniteError("the policy's logits are not finite; a smaller --learning-rate usually helps")
+            raise NonFiniteError(
+                "the policy's logits are not finite; a smaller --learning-rate usually helps"
+            )
         return actions
 
     def pause(self) -> dict[str, Any]:
         """Everything further episodes depend on but the parameters; between two calls only."""
-        return {
-            "counters": np.array([self._num_vector_steps, self._num_resets, self.num_steps], np.int64)
-        }
+        return {"counters": np.array([self._num_vector_steps, self._num_resets, self.num_steps], np.int64)}
 
     def resume(self, state: dict[str, Any]) -> None:
         """Goes on, in a newly made actor, from what `pause` returned."""

@@ -33,8 +33,8 @@ def log_softmax(logits, mask, result):
 def sample_actions(logits, masks, seed, counter, actions):
     """Fills actions (num_envs,) int64 with draws from the softmax of logits (num_envs, num_actions).
 
-    -1 where the logits are not finite. `masks` is of the same shape, or (num_envs, 0). Environment i's draw at vector step `counter` depends on
-    (seed, counter, i) alone.
+    -1 where the logits are not finite. `masks` is of the same shape, or (num_envs, 0). Environment i's draw at
+    vector step `counter` depends on (seed, counter, i) alone.
     """
     log_policy = np.empty(logits.shape[1], np.float64)
     for i in range(len(actions)):

@@ -2,19 +2,9 @@
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from qfleet.deep.networks import NetworkConfig
 from qfleet.errors import QfleetError
-
-
-class PolicyGradientRule(NamedTuple):
-    """The numbers a policy gradient depends on, as kernels take them; see ReinforceConfig for what each means."""
-
-    discount: float
-    discount_states: bool
-    baseline: bool
-    entropy_coefficient: float
 
 
 @dataclass(frozen=True)
@@ -45,18 +35,14 @@ class ReinforceConfig(NetworkConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.dueling:
-            raise QfleetError("dueling is on; a softmax does not see the state's value, so --no-dueling it is")
+            raise QfleetError(
+                "dueling is on; a softmax does not see the state's value, so --no-dueling it is"
+            )
         for name, low, high in _RANGES:
             value = getattr(self, name)
             if not low <= value <= high:
                 wanted = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
                 raise QfleetError(f"{name} is {value}; it must be {wanted}")
-
-    def rule(self) -> PolicyGradientRule:
-        """The numbers that gradient kernels take."""
-        return PolicyGradientRule(
-            self.discount, self.discount_states, self.baseline, self.entropy_coefficient
-        )
 
 
 _RANGES = (

@@ -1,17 +1,16 @@
 """The REINFORCE learner: one vector of parameters, a gradient from whole episodes, and a step with it."""
 
 from abc import ABC, abstractmethod
-from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qfleet.deep.episodes import Episodes
 from qfleet.deep.learner import Policy
-from qfleet.deep.networks import NetworkShape
 from qfleet.deep.optimizer import adam
 from qfleet.deep.parameters import Parameters, check_same_network
+from qfleet.deep.policy_gradient import baseline_loss, policy_loss, returns_to_go, state_weights
 from qfleet.deep.reinforce import ReinforceConfig
 from qfleet.errors import NonFiniteError
 
@@ -38,54 +37,111 @@ class PolicyGradient(NamedTuple):
     losses: Losses
 
 
-def baseline_shape(shape: NetworkShape) -> NetworkShape:
-    """The baseline's network: the policy's layers, with one output."""
-    return replace(shape, num_actions=1)
+class Network(ABC):
+    """A network whose outputs can be had, and differentiated by its parameters."""
+
+    initial: NDArray[np.float32]
+    """(num_parameters,): where it begins."""
+    buffers: dict[str, NDArray]
+    """What it keeps beside its parameters."""
+
+    @abstractmethod
+    def load(self, parameters: Parameters) -> None:
+        """Computes with these from now on."""
+
+    @abstractmethod
+    def outputs(self, observations: NDArray) -> NDArray[np.float32]:
+        """(num, num_outputs) of stacked observations (num, frame_stack * size); valid until the next call."""
+
+    @abstractmethod
+    def add_gradient(self, output_deltas: NDArray[np.float32], gradient: NDArray[np.float32]) -> None:
+        """Adds to `gradient` (num_parameters,) that of a loss whose gradient at the latest outputs is given."""
+
+    @abstractmethod
+    def policy(self) -> Policy:
+        """A network of the same shape that only acts."""
 
 
-class ReinforceLearner(ABC):
+@final
+class ReinforceLearner:
     """Improves a softmax policy, and the baseline if there is one, by Monte-Carlo gradients.
 
     Both networks' parameters are one vector, the policy's first, so that workers exchange one array.
     """
 
-    def __init__(
-        self,
-        config: ReinforceConfig,
-        policy_parameters: NDArray[np.float32],
-        baseline_parameters: NDArray[np.float32],
-        buffers: dict[str, NDArray],
-    ) -> None:
+    def __init__(self, config: ReinforceConfig, policy: Network, baseline: Network) -> None:
+        """`policy` gives (num, num_actions) logits, `baseline` (num, 1) values."""
         self.config, self.num_updates = config, 0
-        self._rule, self._buffers = config.rule(), buffers
-        parts = [policy_parameters, baseline_parameters] if config.baseline else [policy_parameters]
-        self._num_policy = len(policy_parameters)
+        self._policy, self._baseline = policy, baseline
+        self._num_policy = len(policy.initial)
+        parts = [policy.initial, baseline.initial] if config.baseline else [policy.initial]
         self._parameters = np.concatenate(parts)
         self._first, self._second = np.zeros_like(self._parameters), np.zeros_like(self._parameters)
         self._loss_sums, self._num_gradients = np.zeros(3), 0
         self._norm_sum, self._num_applied = 0.0, 0
 
-    @property
-    def _policy_parameters(self) -> NDArray[np.float32]:
-        return self._parameters[: self._num_policy]
-
-    @property
-    def _baseline_parameters(self) -> NDArray[np.float32]:
-        return self._parameters[self._num_policy :]
-
     def gradient(self, episodes: Episodes) -> PolicyGradient:
         """The gradient of these episodes, at the parameters as they are; raises NonFiniteError."""
-        vector = np.empty_like(self._parameters)
-        losses = self._fill(episodes, vector)
+        self._policy.load(
+            Parameters(self.num_updates, self._parameters[: self._num_policy], self._policy.buffers)
+        )
+        if self.config.baseline:
+            baseline = self._parameters[self._num_policy :]
+            self._baseline.load(Parameters(self.num_updates, baseline, self._baseline.buffers))
+        vector, losses = np.zeros_like(self._parameters), np.zeros(3)
+        returns, weights = self._returns_and_weights(episodes)
+        for start in range(0, len(returns), STEPS_AT_A_TIME):
+            steps = slice(start, start + STEPS_AT_A_TIME)
+            losses += self._add_gradient(episodes, steps, returns[steps], weights[steps], vector)
         if not np.isfinite(losses).all():
             raise self._not_finite("loss")
         self._loss_sums += losses
         self._num_gradients += 1
-        return PolicyGradient(vector, losses)
+        return PolicyGradient(vector, Losses(*losses.tolist()))
 
-    @abstractmethod
-    def _fill(self, episodes: Episodes, gradient: NDArray[np.float32]) -> Losses:
-        """Writes the gradient (num_parameters,)."""
+    def _returns_and_weights(self, episodes: Episodes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        ends = np.zeros(len(episodes.lengths))
+        going_on = np.flatnonzero(episodes.truncated) if self.config.baseline else np.empty(0, np.int64)
+        for start in range(0, len(going_on), STEPS_AT_A_TIME):
+            rows = going_on[start : start + STEPS_AT_A_TIME]
+            ends[rows] = self._baseline.outputs(episodes.final_observations[rows])[:, 0]
+        returns, weights = np.empty((2, len(episodes.rewards)))
+        discount = self.config.discount
+        returns_to_go(episodes.rewards, episodes.lengths, ends, discount, returns)
+        state_weights(episodes.lengths, discount, self.config.discount_states, weights)
+        return returns, weights
+
+    def _add_gradient(
+        self,
+        episodes: Episodes,
+        steps: slice,
+        returns: NDArray[np.float64],
+        weights: NDArray[np.float64],
+        vector: NDArray[np.float32],
+    ) -> tuple[float, float, float]:
+        """Adds these steps to the gradient; returns their part of the losses."""
+        observations, num_episodes = episodes.observations[steps], len(episodes.lengths)
+        advantages, baseline = returns.copy(), 0.0
+        if self.config.baseline:
+            values = self._baseline.outputs(observations)
+            deltas = np.empty_like(values)
+            baseline = baseline_loss(values, returns, num_episodes, deltas)
+            advantages -= values[:, 0]
+            self._baseline.add_gradient(deltas, vector[self._num_policy :])
+        logits = self._policy.outputs(observations)
+        deltas = np.empty_like(logits)
+        policy, entropies = policy_loss(
+            logits,
+            episodes.masks[steps],
+            episodes.actions[steps],
+            advantages,
+            weights,
+            self.config.entropy_coefficient,
+            num_episodes,
+            deltas,
+        )
+        self._policy.add_gradient(deltas, vector[: self._num_policy])
+        return policy, baseline, entropies / len(episodes.actions)
 
     def apply(self, vector: NDArray[np.float32]) -> float:
         """One step of Adam with a gradient (num_parameters,); returns the norm of the policy's part.
@@ -119,30 +175,40 @@ class ReinforceLearner(ABC):
             "A smaller --learning-rate usually helps"
         )
 
-    @abstractmethod
     def policy(self) -> Policy:
         """A network to act with, whose values are the logits; give it parameters first."""
+        return self._policy.policy()
 
     def publish(self) -> Parameters:
-        """A copy of the parameters: a policy acts with the first of them, a worker's gradient needs all."""
-        return Parameters(self.num_updates, self._parameters.copy(), self._buffers)
+        """A copy of the policy's parameters, to act with."""
+        return Parameters(self.num_updates, self._parameters[: self._num_policy].copy(), self._policy.buffers)
 
     def warm_start(self, parameters: Parameters) -> None:
-        """Takes published parameters; raises QfleetError if they are of another network."""
+        """Begins with another run's policy; raises QfleetError if it is of another network."""
+        check_same_network(self._num_policy, parameters)
+        self._parameters[: self._num_policy] = parameters.vector
+        self._policy.buffers = parameters.buffers
+
+    def parameters(self) -> Parameters:
+        """A copy of both networks', as workers that compute gradients need them."""
+        return Parameters(self.num_updates, self._parameters.copy(), self._policy.buffers)
+
+    def load(self, parameters: Parameters) -> None:
+        """Goes on from another learner's `parameters`; the optimizer's moments stay."""
         check_same_network(len(self._parameters), parameters)
         self._parameters[:] = parameters.vector
-        self._buffers = parameters.buffers
+        self._policy.buffers, self.num_updates = parameters.buffers, parameters.version
 
     def save_state(self) -> dict[str, Any]:
         """Everything that further updates depend on, but for the counters."""
         vectors = {"parameters": self._parameters, "first_moment": self._first, "second_moment": self._second}
-        return {name: vector.copy() for name, vector in vectors.items()} | {"buffers": self._buffers}
+        return {name: vector.copy() for name, vector in vectors.items()} | {"buffers": self._policy.buffers}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Puts back what `save_state` returned."""
         self._parameters[:] = state["parameters"]
         self._first[:], self._second[:] = state["first_moment"], state["second_moment"]
-        self._buffers = state["buffers"]
+        self._policy.buffers = state["buffers"]
 
     def take_statistics(self) -> dict[str, float]:
         """Means since the last call of losses, entropy and gradient norm; empty if there was nothing."""
