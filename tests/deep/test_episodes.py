@@ -65,11 +65,11 @@ def test_as_many_whole_episodes_as_asked_for_on_every_engine(name: str, num_epis
     for episode, value in zip(split(gathered.episodes), gathered.returns, strict=True):
         index, number = episode.observations[0, :2].astype(int)
         num = episode_length(index, number)
-        np.testing.assert_array_equal(episode.observations[:, 2], np.arange(num))
-        np.testing.assert_allclose(
-            episode.rewards, 100 * index + 10 * number + episode.observations[:, 2] + episode.actions / 10
-        )
-        np.testing.assert_array_equal(episode.final_observations[0, :3], [index, number, num])
+        times = np.arange(1, num + 1)
+        seen = np.vstack([episode.observations[1:], episode.final_observations])
+        np.testing.assert_array_equal(seen[:, 2], times)
+        np.testing.assert_array_equal(seen[:, 3], episode.actions)
+        np.testing.assert_allclose(episode.rewards, 100 * index + 10 * number + times + episode.actions / 10)
         assert episode.truncated[0] == is_truncated(index, number)
         assert episode.rewards.sum() == pytest.approx(value)
     actor.close()

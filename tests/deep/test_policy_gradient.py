@@ -48,7 +48,7 @@ def learner_of(**changes: Any) -> ReinforceLearner:
     generator = np.random.default_rng(11)
     vector[:NUM_POLICY] = generator.normal(size=NUM_POLICY)
     vector[NUM_POLICY:] = generator.normal(size=len(vector) - NUM_POLICY)
-    learner.load(Parameters(0, vector))
+    learner.set_parameters(Parameters(0, vector))
     return learner
 
 
@@ -118,8 +118,10 @@ def example(num_steps: int = 40, num_actions: int = 4, *, masked: bool = True) -
 
 def loss_of(inputs: dict[str, NDArray], logits: NDArray, coefficient: float) -> tuple[float, NDArray]:
     deltas = np.full(logits.shape, np.nan, np.float32)
-    others = (inputs[name] for name in ("masks", "actions", "advantages", "weights"))
-    loss, _ = policy_loss(logits, *others, coefficient, 7, deltas)
+    masks, actions, advantages, weights = (
+        inputs[name] for name in ("masks", "actions", "advantages", "weights")
+    )
+    loss, _ = policy_loss(logits, masks, actions, advantages, weights, coefficient, 7, deltas)
     return loss, deltas
 
 
@@ -144,7 +146,8 @@ def test_loss_and_entropy_are_those_of_pytorchs_distributions() -> None:
     entropy = policy.entropy().numpy()
     expected = -(inputs["weights"] * (inputs["advantages"] * chosen + 0.7 * entropy)).sum() / 7
     deltas = np.empty(logits.shape, np.float32)
-    loss, entropies = policy_loss(*inputs.values(), 0.7, 7, deltas)
+    given, masks, actions, advantages, weights = inputs.values()
+    loss, entropies = policy_loss(given, masks, actions, advantages, weights, 0.7, 7, deltas)
     assert loss == pytest.approx(expected, rel=1e-9)
     assert entropies == pytest.approx(entropy.sum(), rel=1e-9)
 

@@ -153,7 +153,7 @@ def test_two_workers_gradients_average_to_that_of_all_episodes(kind: str) -> Non
 def test_compiled_and_pytorch_take_the_same_steps() -> None:
     compiled, torchs = learner_of("compiled"), learner_of("torch")
     start = compiled.parameters()
-    torchs.load(start)
+    torchs.set_parameters(start)
     for number in range(10):
         for learner in (compiled, torchs):
             learner.apply(learner.gradient(episodes_of([4, 6, 2], seed=number)).vector)
@@ -218,7 +218,7 @@ def test_policies_follow_what_is_published_and_workers_what_is_shared(kind: str)
     learner, worker = learner_of(kind), learner_of(kind, seed=8)
     episodes = episodes_of([4, 6])
     learner.apply(learner.gradient(episodes).vector)
-    worker.load(learner.parameters())
+    worker.set_parameters(learner.parameters())
     np.testing.assert_array_equal(worker.gradient(episodes).vector, learner.gradient(episodes).vector)
     policy, other = learner.policy(), worker.policy()
     policy.load(learner.publish())
@@ -229,7 +229,7 @@ def test_policies_follow_what_is_published_and_workers_what_is_shared(kind: str)
     fresh = learner_of(kind, seed=9)
     fresh.warm_start(learner.publish())
     np.testing.assert_array_equal(fresh.publish().vector, learner.publish().vector)
-    for give in (fresh.warm_start, fresh.load):
+    for give in (fresh.warm_start, fresh.set_parameters):
         with pytest.raises(QfleetError, match="have 3 parameters, this network has"):
             give(Parameters(0, np.zeros(3, np.float32)))
 
@@ -258,10 +258,8 @@ def train(
     "changes", [{}, {"discount_states": True}, {"baseline": False, "episodes_per_update": 32}]
 )
 def test_frozen_lake_is_solved(changes: dict[str, Any]) -> None:
-    options = {"environment_options": ("is_slippery=False",)}
-    assert (
-        train("FrozenLake-v1", ReinforceConfig(hidden_sizes=(64, 64), **changes), 1, 100, **options)[0] == 1
-    )
+    config = ReinforceConfig(hidden_sizes=(64, 64), **changes)
+    assert train("FrozenLake-v1", config, 2, 100, environment_options=("is_slippery=False",))[0] == 1
 
 
 def test_the_same_seed_gives_the_same_bits() -> None:

@@ -172,6 +172,10 @@ class EpisodeActor:
             )
         return actions
 
+    def begin_at(self, num_steps: int) -> None:
+        """In a run that goes on with another number of actors: draws are others than those of the first steps."""
+        self._num_vector_steps = self._num_resets = self.num_steps = num_steps
+
     def pause(self) -> dict[str, Any]:
         """Everything further episodes depend on but the parameters; between two calls only."""
         return {"counters": np.array([self._num_vector_steps, self._num_resets, self.num_steps], np.int64)}

@@ -193,7 +193,7 @@ class ReinforceLearner:
         """A copy of both networks', as workers that compute gradients need them."""
         return Parameters(self.num_updates, self._parameters.copy(), self._policy.buffers)
 
-    def load(self, parameters: Parameters) -> None:
+    def set_parameters(self, parameters: Parameters) -> None:
         """Goes on from another learner's `parameters`; the optimizer's moments stay."""
         check_same_network(len(self._parameters), parameters)
         self._parameters[:] = parameters.vector
