@@ -44,6 +44,10 @@ class ReinforceConfig(NetworkConfig):
                 wanted = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
                 raise QfleetError(f"{name} is {value}; it must be {wanted}")
 
+    def exploration_rate(self, num_steps: int) -> float:
+        """None of its actions: what is random about a policy is the policy."""
+        return 0.0
+
 
 _RANGES = (
     ("learning_rate", 0.0, 1.0),
