@@ -46,7 +46,9 @@ class Problem:
 
     def shape(self, description: EnvironmentDescription) -> NetworkShape:
         """The network's shape."""
-        return decide(self.settings.dqn, description.layout, description.frame_stack, description.num_actions)
+        return decide(
+            self.settings.network, description.layout, description.frame_stack, description.num_actions
+        )
 
     def evaluation_environment(self, num_episodes: int) -> VectorEnvironment:
         """Environments to play greedy episodes in."""
@@ -70,7 +72,7 @@ def check(problem: Problem) -> None:
         from qfleet.backends.ray_cluster import check_address
 
         check_address(settings.run.address)
-    if settings.kind == "deep":
+    if settings.kind != "table":
         from qfleet.deep_assembly import check_networks
 
         return check_networks(problem)

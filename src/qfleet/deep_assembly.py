@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from qfleet.deep.reinforce_learner import ReinforceLearner
+
 _AVERAGED_BLOCK_STEPS = 64
 
 
@@ -74,8 +76,8 @@ class NetworkMembers:
             shape,
             self.num_mask_actions,
             seed,
-            make_module=_module_maker(problem, self.description),
-            device=_torch_device(device),
+            make_module=module_maker(problem, self.description),
+            device=torch_device(device),
         )
 
     def make_replay(self, config: DQNConfig, block_steps: int) -> Replay:
@@ -92,7 +94,8 @@ class NetworkMembers:
         )
 
 
-def _module_maker(problem: Problem, description: EnvironmentDescription) -> "Callable[[], nn.Module]":
+def module_maker(problem: Problem, description: EnvironmentDescription) -> "Callable[[], nn.Module]":
+    """Makes the user's own module, or the one that fits the observations."""
     from qfleet.deep.modules import QNetwork
     from qfleet.deep.torch_learner import users_module
 
@@ -100,7 +103,8 @@ def _module_maker(problem: Problem, description: EnvironmentDescription) -> "Cal
     return (lambda: QNetwork(shape)) if network is None else (lambda: users_module(network, shape))
 
 
-def _torch_device(device: str) -> "torch.device":
+def torch_device(device: str) -> "torch.device":
+    """What --device means here; raises QfleetError where there is no such device."""
     import torch
 
     if device == "cuda" and not torch.cuda.is_available():
@@ -121,19 +125,28 @@ def check_networks(problem: Problem) -> None:
     make_learner(problem, problem.description())
 
 
-def make_learner(problem: Problem, description: EnvironmentDescription) -> Learner:
+def make_learner(problem: Problem, description: EnvironmentDescription) -> "Learner | ReinforceLearner":
     """A learner with the run's own settings and seed."""
+    if problem.settings.kind == "policy":
+        from qfleet.reinforce_assembly import EpisodeMembers
+
+        members = EpisodeMembers(problem, description)
+        return members.make_learner(problem.settings.reinforce, problem.settings.run.seed)
     return NetworkMembers(problem, description).make_learner(problem.settings.dqn, problem.settings.run.seed)
 
 
 def make_topology(
     problem: Problem,
     description: EnvironmentDescription,
-    learner: Learner,
+    learner: "Learner | ReinforceLearner",
     fleet: Fleet,
     restarts: Restarts,
 ) -> Topology:
     """The topology with its members; `learner` has the values that it begins with."""
+    if not isinstance(learner, Learner):
+        from qfleet.reinforce_assembly import make_reinforce_topology
+
+        return make_reinforce_topology(problem, description, learner, fleet, restarts)
     config = problem.settings.topology
     if isinstance(config, OverlappedConfig | SerialConfig):
         return _one_learner(problem, NetworkMembers(problem, description), learner, fleet, config)

@@ -22,7 +22,7 @@ class DeepTrainee(Trainee):
     """A network that learns under some topology; `topology` is there to look at."""
 
     def __init__(self, problem: Problem, report: Callable[[str], None]) -> None:
-        self._problem, self._config = problem, problem.settings.dqn
+        self._problem, self._config = problem, problem.settings.network
         self._description = problem.description()
         self._evaluators: dict[int, VectorEnvironment] = {}
         self._restarts = Restarts(problem.settings.run.allowed_restarts, report)

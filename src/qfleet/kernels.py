@@ -18,6 +18,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 STREAM_EXPLORATION = 1
 STREAM_SAMPLING = 2
+STREAM_POLICY = 3
 
 # Sums may be reordered for vector units, but NaN and infinity keep their meaning: losses are checked for them.
 _FASTMATH = {"reassoc", "contract", "arcp", "nsz"}

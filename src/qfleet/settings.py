@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeGuard, get_args
 
 from qfleet.deep.dqn import DQNConfig
+from qfleet.deep.reinforce import ReinforceConfig
 from qfleet.environments.config import EnvironmentConfig
 from qfleet.errors import QfleetError
 from qfleet.json_fields import dataclass_from_json
@@ -14,26 +15,29 @@ from qfleet.tabular.program import Rule
 from qfleet.tabular.support import refuse_unsupported
 from qfleet.topologies.averaged import AveragedConfig
 from qfleet.topologies.data_parallel import DataParallelConfig
+from qfleet.topologies.data_parallel_episodes import EpisodesConfig
 from qfleet.topologies.overlapped import OverlappedConfig
 from qfleet.topologies.partitioned import PartitionedConfig
 from qfleet.topologies.serial import SerialConfig, TableSerialConfig
 from qfleet.topologies.shared import SharedConfig
 
 DeepAlgorithm = Literal["dqn"]
-Algorithm = Literal[Rule, DeepAlgorithm]
-Kind = Literal["table", "deep"]
-"""What the values are: a table or a network."""
+PolicyAlgorithm = Literal["reinforce"]
+Algorithm = Literal[Rule, DeepAlgorithm, PolicyAlgorithm]
+Kind = Literal["table", "deep", "policy"]
+"""What the values are: a table, a network of action values, or one of a policy."""
 TopologyName = Literal["serial", "shared", "averaged", "partitioned", "overlapped", "data-parallel"]
 Backend = Literal["threads", "processes", "ray", "mpi"]
 Device = Literal["auto", "cpu", "cuda"]
 Exact = Literal["auto", "yes", "no"]
 DeepTopologyConfig = OverlappedConfig | SerialConfig | AveragedConfig | DataParallelConfig
 TableTopologyConfig = TableSerialConfig | SharedConfig | AveragedConfig | PartitionedConfig
-TopologyConfig = DeepTopologyConfig | TableTopologyConfig
+TopologyConfig = DeepTopologyConfig | TableTopologyConfig | EpisodesConfig
 
-ALGORITHM_CONFIGS: dict[Algorithm, type[DQNConfig] | type[TabularConfig]] = {
+ALGORITHM_CONFIGS: dict[Algorithm, type[DQNConfig] | type[TabularConfig] | type[ReinforceConfig]] = {
     **dict.fromkeys(get_args(Rule), TabularConfig),
     "dqn": DQNConfig,
+    "reinforce": ReinforceConfig,
 }
 TOPOLOGY_CONFIGS: dict[Kind, dict[TopologyName, type[TopologyConfig]]] = {
     "table": {
@@ -48,6 +52,7 @@ TOPOLOGY_CONFIGS: dict[Kind, dict[TopologyName, type[TopologyConfig]]] = {
         "averaged": AveragedConfig,
         "data-parallel": DataParallelConfig,
     },
+    "policy": {"serial": EpisodesConfig, "data-parallel": EpisodesConfig},
 }
 """By name, the default first."""
 _ONE_WORKER = ("serial", "overlapped")
@@ -62,6 +67,7 @@ _ALONE: dict[str, Any] = {
 ENGINE_CONFIGS: dict[Kind, type[EnvironmentConfig] | type[StatesConfig]] = {
     "table": StatesConfig,
     "deep": EnvironmentConfig,
+    "policy": EnvironmentConfig,
 }
 
 
@@ -72,6 +78,8 @@ def is_rule(algorithm: Algorithm) -> TypeGuard[Rule]:
 
 def kind_of(algorithm: Algorithm) -> Kind:
     """What an algorithm improves."""
+    if algorithm in get_args(PolicyAlgorithm):
+        return "policy"
     return "table" if is_rule(algorithm) else "deep"
 
 
@@ -251,7 +259,7 @@ class Settings:
     """The environment's id, or the name of the object it was made from."""
     run: RunConfig = field(default_factory=RunConfig)
     engine: EnvironmentConfig | StatesConfig = field(default_factory=EnvironmentConfig)
-    algorithm: DQNConfig | TabularConfig = field(default_factory=DQNConfig)
+    algorithm: DQNConfig | TabularConfig | ReinforceConfig = field(default_factory=DQNConfig)
     topology: TopologyConfig = field(default_factory=OverlappedConfig)
     objects: tuple[str, ...] = ()
     """What was handed in as Python objects, and so has to be again: environment, network."""
@@ -307,6 +315,18 @@ class Settings:
     def dqn(self) -> DQNConfig:
         """What a network learns by."""
         assert isinstance(self.algorithm, DQNConfig)
+        return self.algorithm
+
+    @property
+    def reinforce(self) -> ReinforceConfig:
+        """What a policy learns by."""
+        assert isinstance(self.algorithm, ReinforceConfig)
+        return self.algorithm
+
+    @property
+    def network(self) -> DQNConfig | ReinforceConfig:
+        """What a network of either kind learns by."""
+        assert not isinstance(self.algorithm, TabularConfig)
         return self.algorithm
 
     @property

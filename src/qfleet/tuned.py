@@ -98,6 +98,11 @@ TUNED: dict[str, dict[str, Any]] = {
 }
 """By id or pattern."""
 
+TUNED_POLICIES: dict[str, dict[str, Any]] = {
+    "CartPole-v1": {"steps": 100_000, "until_return": 490.0, "evaluate_every_steps": 4_000},
+}
+"""The same for --algorithm reinforce."""
+
 
 def is_tuned(environment: str) -> bool:
     """Whether settings are shipped for this id."""
@@ -122,8 +127,9 @@ def default_settings(
     if kind == "table":
         return _table_settings(environment, algorithm, name, compiled)
     run = RunConfig(algorithm=algorithm, topology=name)
-    settings = Settings(environment, run, topology=TOPOLOGY_CONFIGS[kind][name]())
-    for pattern, values in TUNED.items():
+    config = ALGORITHM_CONFIGS[algorithm]()
+    settings = Settings(environment, run, algorithm=config, topology=TOPOLOGY_CONFIGS[kind][name]())
+    for pattern, values in (TUNED if kind == "deep" else TUNED_POLICIES).items():
         if fnmatch(environment, pattern):
             settings = with_values(settings, values)
     return settings
@@ -144,6 +150,7 @@ def _table_settings(
 _DESCRIBED: dict[Algorithm, str] = {
     "q-learning": "the algorithms of tables (--algorithm q-learning)",
     "dqn": "--algorithm dqn",
+    "reinforce": "--algorithm reinforce",
 }
 
 
@@ -154,7 +161,8 @@ def owner_of(setting: str, kind: Kind) -> str:
     for algorithm, described in _DESCRIBED.items():
         if setting in _names(ENGINE_CONFIGS[kind_of(algorithm)]) | _names(ALGORITHM_CONFIGS[algorithm]):
             return described
-    names = _topologies_with(setting, "table" if kind == "deep" else "deep")
+    others: list[Kind] = [other for other in TOPOLOGY_CONFIGS if other != kind]
+    names = " or ".join(filter(None, (_topologies_with(setting, other) for other in others)))
     return f"--topology {names}" if names else ""
 
 

@@ -16,6 +16,7 @@ _IDEAS: dict[Algorithm, str] = {
     "tree-backup": "towards several steps at once, without importance weights (Precup et al. 2000)",
     "watkins-q-lambda": "Q-learning with traces, cut where an action was not the best (Watkins 1989)",
     "dqn": "a Q-network from a replay (Mnih et al. 2015), with its later additions",
+    "reinforce": "a policy network, by the gradient of whole episodes (Williams 1992)",
 }
 
 _STEPPINGS: dict[Stepping, str] = {
@@ -46,6 +47,7 @@ def _matrix() -> str:
         for rule in SUPPORTED["compiled"]
     ]
     rows.append(("dqn", f"topologies {', '.join(TOPOLOGY_CONFIGS['deep'])}"))
+    rows.append(("reinforce", f"topologies {', '.join(TOPOLOGY_CONFIGS['policy'])}"))
     return "\n".join(line.rstrip() for line in lines(rows).splitlines())
 
 

@@ -8,7 +8,7 @@ from qfleet.cli.output import lines
 from qfleet.cli.parsing import parse
 from qfleet.settings import TOPOLOGY_CONFIGS, Kind, TableSerialConfig
 
-_TITLES: dict[Kind, str] = {"table": "tables", "deep": "networks"}
+_TITLES: dict[Kind, str] = {"table": "tables", "deep": "networks", "policy": "policies"}
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,11 @@ class StatesFlags(StatesConfig):
     import_modules: Annotated[tuple[str, ...], tyro.conf.arg(name="import")] = ()
 
 
-ENGINE_FLAGS: dict[Kind, type[EngineFlags] | type[StatesFlags]] = {"table": StatesFlags, "deep": EngineFlags}
+ENGINE_FLAGS: dict[Kind, type[EngineFlags] | type[StatesFlags]] = {
+    "table": StatesFlags,
+    "deep": EngineFlags,
+    "policy": EngineFlags,
+}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,78 @@
+"""From settings to the members of a REINFORCE run."""
+
+from dataclasses import dataclass
+from typing import final
+
+from qfleet.assembly import Problem
+from qfleet.backends.budget import set_thread_budget
+from qfleet.deep.compiled.reinforce import compiled_reinforce_learner
+from qfleet.deep.episodes import EpisodeActor
+from qfleet.deep.parameters import flat_values
+from qfleet.deep.reinforce import ReinforceConfig
+from qfleet.deep.reinforce_learner import ReinforceLearner
+from qfleet.deep.reinforce_task import ReinforceTask
+from qfleet.deep_assembly import module_maker, torch_device
+from qfleet.environments.making import EnvironmentDescription, make
+from qfleet.fleet import Fleet
+from qfleet.topologies.data_parallel_episodes import DataParallelEpisodes, EpisodesConfig
+from qfleet.topologies.network_rounds import NetworkRounds
+from qfleet.topologies.restarts import Restarts
+from qfleet.topologies.topology import Topology
+
+
+@final
+@dataclass(frozen=True)
+class EpisodeMembers:
+    """Makes the members of a run, wherever they are to live: picklable if the user's own objects are."""
+
+    problem: Problem
+    description: EnvironmentDescription
+
+    def make_actor(self, config: ReinforceConfig, seed: int) -> EpisodeActor:
+        """Environments of its own, and a policy to act with."""
+        masked = self.description.masks_actions
+        return EpisodeActor(
+            make(self.problem.gymnasium_source, self.problem.settings.environments),
+            self.make_learner(config, seed).policy(),
+            config,
+            num_mask_actions=self.description.num_actions if masked else 0,
+            seed=seed,
+        )
+
+    def make_learner(self, config: ReinforceConfig, seed: int) -> ReinforceLearner:
+        """The learner on the engine that fits its network and device."""
+        problem, shape = self.problem, self.problem.shape(self.description)
+        device = problem.settings.run.device
+        if problem.network is None and shape.compilable and device != "cuda":
+            return compiled_reinforce_learner(config, shape, seed)
+        # PyTorch is imported only by the runs that need it: that costs a second.
+        from qfleet.deep.torch_reinforce import torch_reinforce_learner
+
+        make_module = module_maker(problem, self.description)
+        return torch_reinforce_learner(
+            config, shape, seed, make_module=make_module, device=torch_device(device)
+        )
+
+
+def make_reinforce_topology(
+    problem: Problem,
+    description: EnvironmentDescription,
+    learner: ReinforceLearner,
+    fleet: Fleet,
+    restarts: Restarts,
+) -> Topology:
+    """The topology with its members; `learner` has the values that it begins with."""
+    settings, run, initial = problem.settings, problem.settings.run, learner.publish()
+    assert isinstance(settings.topology, EpisodesConfig)
+    if run.backend == "threads":
+        set_thread_budget(num_own_threads=run.workers)
+    task = ReinforceTask(
+        EpisodeMembers(problem, description),
+        settings.reinforce,
+        run.seed,
+        run.steps,
+        run.workers,
+        len(flat_values(initial)),
+    )
+    topology = DataParallelEpisodes(fleet, task, settings.topology, restarts)
+    return NetworkRounds(topology, initial, run.steps)
