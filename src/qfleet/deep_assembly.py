@@ -14,17 +14,20 @@ from qfleet.deep.actor import Actor
 from qfleet.deep.compiled.learner import CompiledLearner
 from qfleet.deep.dqn import DQNConfig
 from qfleet.deep.learner import Learner
-from qfleet.deep.parameters import flat_values
+from qfleet.deep.members import NetworkRun
+from qfleet.deep.parameters import Parameters, flat_values
 from qfleet.deep.task import NetworkTask
 from qfleet.environments.making import EnvironmentDescription, make
 from qfleet.errors import QfleetError
 from qfleet.fleet import Fleet
 from qfleet.replay.replay import Replay
+from qfleet.replay.shard import ReplayShard
 from qfleet.topologies.averaged import Averaged, AveragedConfig
 from qfleet.topologies.data_parallel import DataParallel, DataParallelConfig
 from qfleet.topologies.network_rounds import NetworkRounds
 from qfleet.topologies.one_learner import Team
 from qfleet.topologies.overlapped import Overlapped, OverlappedConfig
+from qfleet.topologies.pooled import Pooled, PooledConfig
 from qfleet.topologies.restarts import Restarts
 from qfleet.topologies.serial import Serial, SerialConfig
 from qfleet.topologies.topology import Topology
@@ -93,6 +96,31 @@ class NetworkMembers:
             max_steps_per_block=-(-block_steps // num_envs),
         )
 
+    def make_shard(
+        self,
+        config: DQNConfig,
+        num_writers: int,
+        block_steps: int,
+        seed: int,
+        shard: int = 0,
+        incarnation: int = 0,
+    ) -> ReplayShard:
+        """Room for what several actors gather, drawn from as one."""
+        num_envs = self.problem.settings.environments.num_envs
+        return ReplayShard(
+            config,
+            self.description.layout,
+            num_writers=num_writers,
+            frame_stack=self.description.frame_stack,
+            num_mask_actions=self.num_mask_actions,
+            num_envs=num_envs,
+            n_step=config.n_step,
+            max_steps_per_block=-(-block_steps // num_envs),
+            seed=seed,
+            shard=shard,
+            incarnation=incarnation,
+        )
+
 
 def module_maker(problem: Problem, description: EnvironmentDescription) -> "Callable[[], nn.Module]":
     """Makes the user's own module, or the one that fits the observations."""
@@ -154,6 +182,8 @@ def make_topology(
         set_thread_budget(num_own_threads=problem.settings.run.workers)
     initial = learner.publish()
     members = NetworkMembers(problem, description)
+    if isinstance(config, PooledConfig):
+        return Pooled(fleet, network_run(problem, members, initial), learner, config, restarts)
     block_steps = getattr(config, "block_steps", _AVERAGED_BLOCK_STEPS)
     run = problem.settings.run
     task = NetworkTask(
@@ -169,6 +199,12 @@ def make_topology(
         return NetworkRounds(Averaged(fleet, task, config, restarts), initial, run.steps)
     assert isinstance(config, DataParallelConfig)
     return NetworkRounds(DataParallel(fleet, task, config, restarts), initial, run.steps)
+
+
+def network_run(problem: Problem, members: NetworkMembers, initial: Parameters) -> NetworkRun:
+    """What topologies whose members are services are told of the run."""
+    run = problem.settings.run
+    return NetworkRun(members, problem.settings.dqn, run.seed, run.steps, run.workers, initial)
 
 
 def _one_learner(

@@ -18,6 +18,7 @@ from qfleet.topologies.data_parallel import DataParallelConfig
 from qfleet.topologies.data_parallel_episodes import EpisodesConfig
 from qfleet.topologies.overlapped import OverlappedConfig
 from qfleet.topologies.partitioned import PartitionedConfig
+from qfleet.topologies.pooled import PooledConfig
 from qfleet.topologies.serial import SerialConfig, TableSerialConfig
 from qfleet.topologies.shared import SharedConfig
 
@@ -26,11 +27,11 @@ PolicyAlgorithm = Literal["reinforce"]
 Algorithm = Literal[Rule, DeepAlgorithm, PolicyAlgorithm]
 Kind = Literal["table", "deep", "policy"]
 """What the values are: a table, a network of action values, or one of a policy."""
-TopologyName = Literal["serial", "shared", "averaged", "partitioned", "overlapped", "data-parallel"]
+TopologyName = Literal["serial", "shared", "averaged", "partitioned", "overlapped", "data-parallel", "pooled"]
 Backend = Literal["threads", "processes", "ray", "mpi"]
 Device = Literal["auto", "cpu", "cuda"]
 Exact = Literal["auto", "yes", "no"]
-DeepTopologyConfig = OverlappedConfig | SerialConfig | AveragedConfig | DataParallelConfig
+DeepTopologyConfig = OverlappedConfig | SerialConfig | AveragedConfig | DataParallelConfig | PooledConfig
 TableTopologyConfig = TableSerialConfig | SharedConfig | AveragedConfig | PartitionedConfig
 TopologyConfig = DeepTopologyConfig | TableTopologyConfig | EpisodesConfig
 
@@ -51,6 +52,7 @@ TOPOLOGY_CONFIGS: dict[Kind, dict[TopologyName, type[TopologyConfig]]] = {
         "serial": SerialConfig,
         "averaged": AveragedConfig,
         "data-parallel": DataParallelConfig,
+        "pooled": PooledConfig,
     },
     "policy": {"serial": EpisodesConfig, "data-parallel": EpisodesConfig},
 }

@@ -1,6 +1,6 @@
 """What the members of a deep run are made of, wherever they live."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -8,7 +8,9 @@ import numpy as np
 from qfleet.deep.actor import Actor
 from qfleet.deep.dqn import DQNConfig
 from qfleet.deep.learner import Learner
+from qfleet.deep.parameters import Parameters
 from qfleet.replay.replay import Replay
+from qfleet.replay.shard import ReplayShard
 
 
 class Members(Protocol):
@@ -26,6 +28,37 @@ class Members(Protocol):
         """Room for what one actor gathers."""
         ...
 
+    def make_shard(
+        self,
+        config: DQNConfig,
+        num_writers: int,
+        block_steps: int,
+        seed: int,
+        shard: int = 0,
+        incarnation: int = 0,
+    ) -> ReplayShard:
+        """Room for what several actors gather, drawn from as one."""
+        ...
+
+
+@dataclass(frozen=True)
+class NetworkRun:
+    """What a topology whose members are services is told of its run."""
+
+    members: Members
+    config: DQNConfig
+    """Of the whole run."""
+    seed: int
+    total_steps: int
+    num_workers: int
+    initial: Parameters
+    """The values that all begin with."""
+
+    @property
+    def share(self) -> DQNConfig:
+        """The settings of one of its workers."""
+        return share_of(self.config, self.num_workers)
+
 
 def share_of(config: DQNConfig, num_workers: int) -> DQNConfig:
     """The settings of one of several workers that act and learn side by side: schedules and replays are divided."""
@@ -37,6 +70,11 @@ def share_of(config: DQNConfig, num_workers: int) -> DQNConfig:
     )
 
 
-def worker_seed(seed: int, rank: int) -> int:
-    """Of what a worker draws; the first has the run's own, so that one alone does what serial does."""
-    return int(np.random.SeedSequence([seed, 0x776F726B, rank]).generate_state(1)[0]) if rank else seed
+def worker_seed(seed: int, rank: int, incarnation: int = 0) -> int:
+    """Of what a worker draws; the first has the run's own, so that one alone does what serial does.
+
+    Whoever takes a lost worker's place, its `incarnation` counted from 1, draws other numbers.
+    """
+    if rank == incarnation == 0:
+        return seed
+    return int(np.random.SeedSequence([seed, 0x776F726B, rank, incarnation]).generate_state(1)[0])

@@ -259,6 +259,22 @@ class ReplayShard:
         self._inserted, self._sampled, self._late_priorities = (int(count) for count in state["counts"])
 
 
+def save_shard(shard: ReplayShard) -> dict[str, Any]:
+    """All of it, in memory."""
+    streams = {
+        name: {"first": first, "rows": shard.read(name, first, last)}
+        for name, (first, last) in shard.streams().items()
+    }
+    return {"streams": streams, **shard.save_state()}
+
+
+def load_shard(shard: ReplayShard, state: dict[str, Any]) -> None:
+    """Puts back what `save_shard` returned."""
+    for name, stream in state["streams"].items():
+        shard.refill(name, stream["first"], stream["rows"])
+    shard.load_state(state)
+
+
 def _by_pool(pools: NDArray[np.int32]) -> list[tuple[int, NDArray[np.int64]]]:
     """Each pool that occurs in `pools` (num,), and the places where it does, in order."""
     order = np.argsort(pools, kind="stable")

@@ -1,0 +1,232 @@
+"""Pooled: agents with environments and replay pools of their own; one network learns from minibatches of all pools.
+
+    every agent k:  acts for a block with the parameters last sent back; stores it in its pool D_k; draws from D_k
+    the learner:    puts what the pools gave together to minibatches, B / K transitions of each; makes the updates due
+    every so many updates: the parameters go back to the agents
+
+Pools stay where they are: only minibatches, and priorities on their way back, travel. The learner learns from what
+was drawn in the turn before, while the agents act. Distributed DQN as in Ong, Chavez & Hong 2015 (arXiv 1508.04186).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qfleet.deep.actor_service import ActorService, GatherReport
+from qfleet.deep.learner import Learner
+from qfleet.deep.members import NetworkRun, worker_seed
+from qfleet.deep.parameters import Parameters
+from qfleet.errors import FleetError, QfleetError
+from qfleet.fleet import Fleet, Future
+from qfleet.replay.sample import Drawn, Sample, concatenate
+from qfleet.replay.shard import load_shard, save_shard
+from qfleet.topologies.crew import START_SECONDS, Crew
+from qfleet.topologies.parameter_board import ParameterBoard
+from qfleet.topologies.restarts import Restarts
+from qfleet.topologies.topology import Topology, Turn
+
+
+@dataclass(frozen=True)
+class PooledConfig:
+    """How long the turns are, and how often parameters go back."""
+
+    block_steps: int = 64
+    """Steps of each agent in a turn, rounded up to whole steps of its environments."""
+    publish_every_updates: int = 16
+    """Updates between two times that the parameters go back to the agents."""
+    stall_timeout_seconds: float = 60.0
+    """An agent that is silent for longer is lost."""
+
+    def __post_init__(self) -> None:
+        for name in ("block_steps", "publish_every_updates"):
+            if getattr(self, name) < 1:
+                raise QfleetError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not self.stall_timeout_seconds > 0:
+            raise QfleetError(f"stall_timeout_seconds is {self.stall_timeout_seconds}; it must be above 0")
+
+
+@dataclass(frozen=True)
+class PoolTurn:
+    """What an agent's turn brought."""
+
+    gathered: GatherReport
+    sample: Sample | None
+    """Its parts of minibatches for the learner; None if none were asked for, or the pool is empty."""
+
+
+@final
+class PooledAgent:
+    """Environments, a pool, and the parameters last sent back."""
+
+    def __init__(
+        self, run: NetworkRun, config: PooledConfig, board: ParameterBoard, rank: int, incarnation: int
+    ) -> None:
+        seed, members = worker_seed(run.seed, rank, incarnation), run.members
+        self._actor = ActorService(partial(members.make_actor, run.share, seed, config.block_steps))
+        self._pool = members.make_shard(run.share, 1, config.block_steps, seed, rank, incarnation)
+        self._board, self._parameters, self._num_drawn = board, run.initial, 0
+
+    def start(self) -> None:
+        """Begins the first episodes."""
+        self._actor.start()
+
+    def prioritize(self, drawn: Drawn, td_errors: NDArray[np.float32]) -> None:
+        """What was drawn here has these TD errors (num_batches, part)."""
+        self._pool.update_priorities(drawn, td_errors)
+
+    def turn(self, max_steps: int, num_batches: int, part: int) -> PoolTurn:
+        """Acts for a block and stores it; then draws `part` transitions for each of `num_batches`."""
+        self._parameters = self._board.newest(self._parameters.version) or self._parameters
+        gathered = self._actor.gather(self._parameters, max_steps)
+        self._pool.append(0, self._actor.take_block())
+        if not num_batches or not len(self._pool):
+            return PoolTurn(gathered, None)
+        self._num_drawn += num_batches
+        return PoolTurn(gathered, self._pool.sample(num_batches, part, self._num_drawn - num_batches))
+
+    def save_state(self) -> dict[str, Any]:
+        """Environments and pool."""
+        actor = self._actor.pause()
+        self._pool.append(0, self._actor.take_block())
+        return {"actor": actor, "pool": save_shard(self._pool), "drawn": self._num_drawn}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Goes on with them."""
+        load_shard(self._pool, state["pool"])
+        self._actor.resume(state["actor"])
+        self._num_drawn = state["drawn"]
+
+    def close(self) -> None:
+        """Closes its environments."""
+        self._actor.close()
+
+
+@final
+class Pooled(Topology):
+    """The driver has the learner; every agent is a service."""
+
+    def __init__(
+        self, fleet: Fleet, run: NetworkRun, learner: Learner, config: PooledConfig, restarts: Restarts
+    ) -> None:
+        self._run, self._learner, self._config = run, learner, config
+        self._board = ParameterBoard(fleet, run.initial)
+        makers = [partial(PooledAgent, run, config, self._board, rank) for rank in range(run.num_workers)]
+        self._agents = Crew(fleet, "agent", makers, restarts, config.stall_timeout_seconds)
+        self._num_steps, self._published, self._begun = 0, 0, False
+        self._drawn: Sample | None = None
+        self._staleness: list[int] = []
+
+    @property
+    def num_steps(self) -> int:
+        """Of all agents."""
+        return self._num_steps
+
+    @property
+    def num_updates(self) -> int:
+        """The learner's."""
+        return self._learner.num_updates
+
+    def prepare(self) -> None:
+        """Starts the agents' episodes."""
+        if not self._begun:
+            self._agents.all("start", timeout_seconds=START_SECONDS)
+            self._begun = True
+
+    def turns(self) -> Iterator[Turn]:
+        """Agents act, store and draw; meanwhile the learner learns from what was drawn in the turn before."""
+        self.prepare()
+        while self._num_steps < self._run.total_steps:
+            acting = self._start_turn()
+            self._learn()
+            turns = [self._finished(rank, future) for rank, future in enumerate(acting)]
+            samples = [turn.sample for turn in turns if turn is not None and turn.sample is not None]
+            self._drawn = concatenate(samples) if samples else None
+            yield self._turn([turn.gathered for turn in turns if turn is not None])
+
+    def _start_turn(self) -> list[Future]:
+        """Every agent is to act, and to draw its part of as many minibatches as will be due."""
+        run, agents = self._run, len(self._agents)
+        steps = min(self._config.block_steps, -(-(run.total_steps - self._num_steps) // agents))
+        owed = self._drawn.num_batches if self._drawn is not None else 0
+        due = run.config.updates_due(self._num_steps + steps * agents) - self._learner.num_updates - owed
+        part = max(1, -(-run.config.batch_size // agents))
+        return [self._agents.call(rank, "turn", steps, max(0, due), part) for rank in range(agents)]
+
+    def _learn(self) -> None:
+        """Updates from all minibatches drawn, and their priorities back to the pools."""
+        if self._drawn is None:
+            return
+        sample, errors = self._drawn, []
+        exponent = self._run.config.importance_exponent_at(self._num_steps / self._run.total_steps)
+        for batch in sample.batches(exponent):
+            errors.append(self._learner.learn_batch(batch))
+            if self._learner.num_updates - self._published >= self._config.publish_every_updates:
+                self._publish()
+        if self._run.config.priority_exponent:
+            for drawn, part in zip(sample.drawn, sample.split(np.array(errors)), strict=True):
+                self._agents.call(drawn.shard, "prioritize", drawn, part)
+
+    def _publish(self) -> None:
+        self._published = self._learner.num_updates
+        self._board.publish(self._learner.publish())
+
+    def _finished(self, rank: int, future: Future) -> PoolTurn | None:
+        """What the agent's turn brought; None if it was lost, and a new one is there with an empty pool."""
+        try:
+            return future.result(self._config.stall_timeout_seconds)
+        except FleetError as error:
+            self._agents.replace(rank, error, self._num_steps)
+            self._agents.one(rank, "start", timeout_seconds=START_SECONDS)
+            return None
+
+    def _turn(self, reports: list[GatherReport]) -> Turn:
+        self._num_steps += sum(report.num_steps for report in reports)
+        self._staleness += [report.staleness(self._learner.num_updates) for report in reports]
+        returns = [value for report in reports for value in report.returns]
+        lengths = [float(length) for report in reports for length in report.lengths]
+        return Turn(len(returns), tuple(returns), tuple(lengths))
+
+    def parameters(self) -> Parameters:
+        """The learner's."""
+        return self._learner.publish()
+
+    def set_parameters(self, parameters: Parameters) -> None:
+        """Gives them to the learner, and to the agents."""
+        self._learner.warm_start(parameters)
+        self._publish()
+
+    def measured(self) -> dict[str, float]:
+        """Staleness, the pools' sizes in all, and the learner's own."""
+        staleness, self._staleness = self._staleness, []
+        values = {"fleet/staleness": float(np.mean(staleness))} if staleness else {}
+        if self._drawn is not None:
+            values["replay/size"] = float(self._drawn.num_alive)
+        return values | self._learner.take_statistics()
+
+    def save_state(self) -> dict[str, Any]:
+        """Agents with their pools, and the learner; what is drawn and not learned from is drawn again."""
+        self._drawn = None
+        states = self._agents.all("save_state", timeout_seconds=START_SECONDS)
+        return {
+            "steps": self._num_steps,
+            "updates": self._learner.num_updates,
+            "learner": self._learner.save_state(),
+            "agents": {str(rank): state for rank, state in enumerate(states)},
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Goes on with them."""
+        self._num_steps, self._learner.num_updates = state["steps"], state["updates"]
+        self._learner.load_state(state["learner"])
+        self._publish()
+        for rank in range(len(self._agents)):
+            self._agents.one(rank, "load_state", state["agents"][str(rank)], timeout_seconds=START_SECONDS)
+        self._begun = True
+
+    def close(self) -> None:
+        """Closes the agents' environments."""
+        self._agents.close()
