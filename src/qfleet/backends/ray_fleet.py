@@ -14,7 +14,7 @@ from qfleet.backends.ray_board import BoardKeeper, RayBoard
 from qfleet.backends.ray_cluster import RayCluster, import_ray
 from qfleet.backends.ray_handle import RayHandle
 from qfleet.backends.ray_losses import Losses
-from qfleet.backends.ray_nodes import Node, Nodes, pinned_to, shares
+from qfleet.backends.ray_nodes import Node, Nodes, cause_of, pinned_to, shares
 from qfleet.backends.ray_recovery import RayRecovery, end_actors
 from qfleet.backends.ray_service import RayMembership, RayService, versions
 from qfleet.backends.replies import load_reply
@@ -70,8 +70,13 @@ class RayFleet:
         """A board that lives on the driver's node, as the run does."""
         here = pinned_to(self._ray, self._ray.get_runtime_context().get_node_id())
         options = {"num_cpus": 0, "max_restarts": 0, "scheduling_strategy": here}
-        self._boards.append(self._ray.remote(**options)(BoardKeeper).remote())
-        return RayBoard(self._boards[-1], num_bytes)
+        keeper = self._ray.remote(**options)(BoardKeeper).remote()
+        self._boards.append(keeper)
+        try:
+            self._ray.get(keeper.after.remote(-1), timeout=_START_SECONDS)
+        except self._ray.exceptions.RayError as error:
+            raise FleetError(f"a board cannot be started ({cause_of(error)})") from error
+        return RayBoard(keeper, num_bytes)
 
     def close(self) -> None:
         """Ends all actors, and the cluster if it was made for them."""
