@@ -3,6 +3,7 @@
 import resource
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ NETWORKS: dict[str, NetworkShape] = {
     "users": SHAPES["mlp"],
 }
 SEED = 3
+_SECONDS = 100.0
 
 
 def users(shape: NetworkShape) -> nn.Module:
@@ -65,7 +67,9 @@ def unsplit(name: str, config: DQNConfig) -> TorchLearner:
     return TorchLearner(config, NETWORKS[name], 0, SEED, make_module=make, device=torch.device("cpu"))
 
 
-def split_learner(group: Group, name: str, config: DQNConfig, timeout_seconds: float) -> TensorParallelLearner:
+def split_learner(
+    group: Group, name: str, config: DQNConfig, timeout_seconds: float
+) -> TensorParallelLearner:
     """All ranks call it; `close` it in the end."""
     make = lambda: make_module(name, has_values=False)  # noqa: E731
     gloo = GlooGroup(group, timeout_seconds)
@@ -82,7 +86,7 @@ def learn_all(group: Group, names: list[str], config: DQNConfig) -> dict[str, di
 
 
 def one_network(group: Group, name: str, config: DQNConfig) -> dict[str, Any]:
-    learner = split_learner(group, name, config, 60.0)
+    learner = split_learner(group, name, config, _SECONDS)
     try:
         found = measured(learner, name, config)
         return found | {"split": learner.split}
@@ -111,7 +115,7 @@ def q_values(learner: TorchLearner | TensorParallelLearner, observations: np.nda
 
 def go_on_from(group: Group, name: str, config: DQNConfig, state: dict[str, Any]) -> dict[str, Any]:
     """Loads an unsplit learner's state, cut for this rank, and makes five updates."""
-    learner = split_learner(group, name, config, 60.0)
+    learner = split_learner(group, name, config, _SECONDS)
     try:
         learner.num_updates = 10
         learner.load_state(cut_state(learner.split, state, group.rank))
@@ -126,18 +130,19 @@ LARGE_MEMORY_BYTES = 190 * 2**20
 """Above what a worker takes without the network; the unsplit learner's six vectors take 227 MiB."""
 
 
-def learn_within_limit(group: Group, is_split: bool) -> tuple[float, float]:
-    """The loss before and after 20 updates on one minibatch, in a process that may not take much more memory."""
+def learn_within_limit(group: Group, is_split: bool) -> list[float] | str:
+    """The losses of 20 updates on one minibatch, in a process that may not take much more memory; or what it lacks."""
     config = replace(CONFIG, target_update_every_updates=1000)
-    small = split_learner(group, "mlp", config, 60.0)
+    small = split_learner(group, "mlp", config, _SECONDS)
     small.learn(filled_replay(NETWORKS["mlp"], config).view(), 2, 0.4)  # everything is imported and compiled
     limits = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (_own_address_space() + LARGE_MEMORY_BYTES, limits[1]))
     try:
         learner = _large(config, small._gloo, is_split=is_split)
         batch = learner.draw(filled_replay(LARGE, config).view(), 0.4)
-        losses = [_loss(learner, batch) for _ in range(20)]
-        return losses[0], losses[-1]
+        return [_loss(learner, batch) for _ in range(20)]
+    except (MemoryError, RuntimeError) as error:
+        return str(error)
     finally:
         resource.setrlimit(resource.RLIMIT_AS, limits)
         small._gloo.close()
@@ -157,5 +162,4 @@ def _loss(learner: Learner, batch: Any) -> float:
 
 
 def _own_address_space() -> int:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[0]) * resource.getpagesize()
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
