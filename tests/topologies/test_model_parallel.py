@@ -20,7 +20,6 @@ from qfleet.environments import EnvironmentConfig, make
 from qfleet.errors import QfleetError
 from qfleet.replay.replay import Replay
 from qfleet.topologies.model_parallel import ModelParallel, ModelParallelConfig, ModelParallelTask
-from tests.environments.scripted import ScriptedEnv
 
 BLOCK, NUM_ENVS, SEED, MAX_STEPS = 24, 3, 5, 480
 CONFIG = DQNConfig(
@@ -37,15 +36,8 @@ CONFIG = DQNConfig(
 ENVIRONMENTS = EnvironmentConfig(num_envs=NUM_ENVS)
 
 
-class SeedlessEnv(ScriptedEnv):
-    """The scripted environment of index 0, whatever it is seeded with."""
-
-    def __init__(self) -> None:
-        super().__init__(index=0)
-
-
 def _actor(policy: Policy) -> Actor:
-    environment = make(SeedlessEnv, ENVIRONMENTS)
+    environment = make("CartPole-v1", ENVIRONMENTS)
     return Actor(environment, policy, CONFIG, num_mask_actions=0, seed=SEED, block_steps=BLOCK)
 
 
@@ -62,7 +54,7 @@ def _replay() -> Replay:
 
 
 def _shape() -> Any:
-    environment = make(SeedlessEnv, ENVIRONMENTS)
+    environment = make("CartPole-v1", ENVIRONMENTS)
     shape = decide(CONFIG, environment.layout, 1, environment.num_actions)
     environment.close()
     return shape
@@ -109,7 +101,7 @@ def test_two_workers_learn_what_one_learns_and_others_go_on(pair: ModelParallel)
     learner, returns, replay = alone(240)
     assert (second.num_steps, pair.num_updates) == (240, learner.num_updates) == (240, 105)
     assert first.returns + second.returns == returns and len(returns) > 5
-    assert first.lengths + second.lengths and second.statistics["replay/size"] == len(replay)
+    assert sum(first.lengths + second.lengths) <= 240 and second.statistics["replay/size"] == len(replay)
     state = pair.save_state()
     np.testing.assert_allclose(pair.parameters().vector, learner.publish().vector, atol=1e-5)
     np.testing.assert_allclose(
