@@ -21,7 +21,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from qfleet.deep.dqn import DQNConfig
 from qfleet.deep.gloo import GlooGroup
 from qfleet.deep.layer_pairs import Cut, find_cuts
-from qfleet.deep.learner import Gradient, Policy
+from qfleet.deep.learner import Policy
 from qfleet.deep.modules import QNetwork
 from qfleet.deep.networks import NetworkShape
 from qfleet.deep.optimizer import adam, global_norm
@@ -175,9 +175,9 @@ class TensorParallelLearner(ModuleLearner):
         spans = zip(self.split.tensors, self.split.part_spans(), strict=True)
         self._spans = [(span, tensor.axis is not None) for tensor, span in spans]
 
-    def _gradient(self, batch: Batch) -> Gradient:
+    def _backward(self, batch: Batch, number: int) -> tuple[float, NDArray[np.float32]]:
         with self._gloo.naming_the_lost():
-            return super()._gradient(batch)
+            return super()._backward(batch, number)
 
     def _adam(self, gradient: Tensor, number: int) -> float:
         """As the unsplit learner: clips by the norm over all workers' parts."""
