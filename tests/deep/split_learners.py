@@ -23,11 +23,12 @@ from qfleet.fleet import Group
 from tests.deep.networks import GRID_LAST, SHAPES, VECTOR, observations_for
 from tests.deep.test_learners import CONFIG, filled_replay
 
-IMAGE = ObservationLayout((36, 36), np.dtype(np.uint8), is_image=True, channels_last=False, scale=1 / 255)
+IMAGE = ObservationLayout((1, 36, 36), np.dtype(np.uint8), is_image=True, channels_last=False, scale=1 / 255)
 NETWORKS: dict[str, NetworkShape] = {
     "mlp": decide(NetworkConfig(hidden_sizes=(24, 12)), VECTOR, 1, 3),
     "dueling": decide(NetworkConfig(hidden_sizes=(24, 12, 36), dueling=True), VECTOR, 1, 3),
     "grid": decide(NetworkConfig(hidden_sizes=(24,)), GRID_LAST, 1, 3),
+    "nature": decide(NetworkConfig(network="nature", hidden_sizes=(24,), dueling=True), IMAGE, 2, 3),
     "users": SHAPES["mlp"],
 }
 SEED = 3
