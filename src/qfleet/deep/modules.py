@@ -13,10 +13,15 @@ class _GridConvolution(nn.Module):
     def __init__(self, frames: int, height: int, width: int, channels: int) -> None:
         super().__init__()
         self._input_shape = (frames, height, width, channels)
-        bound = (frames * GRID_KERNEL * GRID_KERNEL * channels) ** -0.5  # as nn.Conv2d begins
-        weight = torch.empty(GRID_FILTERS, frames, GRID_KERNEL, GRID_KERNEL, channels)
-        self.weight = nn.Parameter(weight.uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.empty(GRID_FILTERS).uniform_(-bound, bound))
+        self.weight = nn.Parameter(torch.empty(GRID_FILTERS, frames, GRID_KERNEL, GRID_KERNEL, channels))
+        self.bias = nn.Parameter(torch.empty(GRID_FILTERS))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws weight and bias as nn.Conv2d does."""
+        bound = self.weight[0].numel() ** -0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, observations: Tensor) -> Tensor:
         """(batch, inputs) to (batch, positions * filters), filters last."""

@@ -6,6 +6,7 @@ is the code the compiled learner uses, on the host.
 
 import copy
 import math
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, final
 
@@ -25,27 +26,14 @@ from qfleet.errors import QfleetError
 from qfleet.replay.replay import Batch, ReplayView, draw, update_priorities
 
 
-@final
-class FlatModule:
-    """A module whose parameters are views into one vector."""
+class VectorModule:
+    """A module whose trainable tensors are views into one vector, and their gradients into another."""
 
-    def __init__(self, module: nn.Module, device: torch.device) -> None:
-        """Moves `module` to the device and rebinds its tensors; raises QfleetError if that cannot be done."""
-        _refuse_unflattenable(module)
-        self.module = module.to(device)
-        tensors = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        num = sum(tensor.numel() for tensor in tensors)
-        self.vector = torch.zeros(num, device=device)
-        self.gradient = torch.zeros(num, device=device)
-        offset = 0
-        for tensor in tensors:
-            end = offset + tensor.numel()
-            self.vector[offset:end] = tensor.detach().reshape(-1)
-            tensor.data = self.vector[offset:end].view(tensor.shape)
-            tensor.grad = self.gradient[offset:end].view(tensor.shape)
-            offset = end
+    def __init__(self, module: nn.Module, vector: Tensor, gradient: Tensor) -> None:
+        """`gradient` may be empty where nothing is to be trained."""
+        self.module, self.vector, self.gradient = module, vector, gradient
 
-    def copy_from(self, other: "FlatModule") -> None:
+    def copy_from(self, other: "VectorModule") -> None:
         """Takes the parameters and buffers of a module of the same shape."""
         self.vector.copy_(other.vector)
         for mine, theirs in zip(self.module.buffers(), other.module.buffers(), strict=True):
@@ -66,7 +54,27 @@ class FlatModule:
             tensor.copy_(torch.from_numpy(np.asarray(parameters.buffers[name])))
 
 
-def _refuse_unflattenable(module: nn.Module) -> None:
+@final
+class FlatModule(VectorModule):
+    """A whole module in one vector."""
+
+    def __init__(self, module: nn.Module, device: torch.device) -> None:
+        """Moves `module` to the device and rebinds its tensors; raises QfleetError if that cannot be done."""
+        refuse_unflattenable(module)
+        tensors = [parameter for parameter in module.to(device).parameters() if parameter.requires_grad]
+        num = sum(tensor.numel() for tensor in tensors)
+        super().__init__(module, torch.zeros(num, device=device), torch.zeros(num, device=device))
+        offset = 0
+        for tensor in tensors:
+            end = offset + tensor.numel()
+            self.vector[offset:end] = tensor.detach().reshape(-1)
+            tensor.data = self.vector[offset:end].view(tensor.shape)
+            tensor.grad = self.gradient[offset:end].view(tensor.shape)
+            offset = end
+
+
+def refuse_unflattenable(module: nn.Module) -> None:
+    """Raises QfleetError for parameters that cannot lie in one vector of float32."""
     for name, parameter in module.named_parameters():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise QfleetError(f"the network's {name} is lazy; run the network once on an observation first")
@@ -104,7 +112,7 @@ class _Reshaped(nn.Module):
 def users_module(module: nn.Module, shape: NetworkShape) -> nn.Module:
     """A copy of a user's module that takes flat observations; raises QfleetError if its output does not fit."""
     adapted = _Reshaped(copy.deepcopy(module), module_input_shape(shape))
-    _refuse_unflattenable(adapted)
+    refuse_unflattenable(adapted)
     example = torch.from_numpy(np.zeros((2, shape.num_inputs), shape.layout.dtype))
     try:
         values = adapted.eval()(example)
@@ -141,9 +149,8 @@ class TorchPolicy(Policy):
         return self._flat.module(inputs).cpu().numpy()
 
 
-@final
-class TorchLearner(Learner):
-    """A learner whose network is a PyTorch module."""
+class ModuleLearner(Learner):
+    """What an update is, for networks that are modules, whole or split."""
 
     def __init__(
         self,
@@ -152,19 +159,15 @@ class TorchLearner(Learner):
         num_mask_actions: int,
         seed: int,
         *,
-        make_module: Callable[[], nn.Module],
-        device: torch.device,
+        online: VectorModule,
+        target: VectorModule,
     ) -> None:
         super().__init__(config, shape, num_mask_actions, seed)
-        self._make_module, self._device = make_module, device
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self._online = FlatModule(make_module(), device)
-            self._target = FlatModule(make_module(), device)
+        self._online, self._target, self._device = online, target, online.vector.device
         self._online.module.train()
         self._target.module.eval()
         self._target.copy_from(self._online)
-        self._moments = torch.zeros(2, len(self._online.vector), device=device)
+        self._moments = torch.zeros(2, len(self._online.vector), device=self._device)
 
     def _learn(self, view: ReplayView, num_updates: int, importance_exponent: float) -> int:
         with torch.random.fork_rng():
@@ -235,20 +238,9 @@ class TorchLearner(Learner):
             self._move_target()
         return norm
 
+    @abstractmethod
     def _adam(self, gradient: Tensor, number: int) -> float:
-        rule, flat = self._rule, self._online
-        step = adam if self._device.type == "cpu" else adam_on_device
-        convert = (lambda tensor: tensor.numpy()) if self._device.type == "cpu" else (lambda tensor: tensor)
-        return step(
-            convert(flat.vector),
-            convert(gradient),
-            convert(self._moments[0]),
-            convert(self._moments[1]),
-            number,
-            rule.learning_rate,
-            rule.adam_epsilon,
-            rule.max_gradient_norm,
-        )
+        """Clips the gradient and makes the optimizer's step, unless the norm, which is returned, is not finite."""
 
     def _move_target(self) -> None:
         rate = self._rule.target_update_rate
@@ -274,10 +266,6 @@ class TorchLearner(Learner):
         self._online.load(parameters)
         self._target.copy_from(self._online)
 
-    def policy(self) -> TorchPolicy:
-        """A module of the same shape to act with."""
-        return TorchPolicy(self._make_module(), self._device)
-
     def save_state(self) -> dict[str, Any]:
         """The vectors and both networks' buffers."""
         return {
@@ -293,6 +281,46 @@ class TorchLearner(Learner):
         self._online.load(Parameters(self.num_updates, state["parameters"], state["buffers"]))
         self._target.load(Parameters(self.num_updates, state["target"], state["target_buffers"]))
         self._moments.copy_(torch.from_numpy(state["moments"]))
+
+
+@final
+class TorchLearner(ModuleLearner):
+    """A learner whose network is a PyTorch module."""
+
+    def __init__(
+        self,
+        config: DQNConfig,
+        shape: NetworkShape,
+        num_mask_actions: int,
+        seed: int,
+        *,
+        make_module: Callable[[], nn.Module],
+        device: torch.device,
+    ) -> None:
+        self._make_module = make_module
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            online, target = FlatModule(make_module(), device), FlatModule(make_module(), device)
+        super().__init__(config, shape, num_mask_actions, seed, online=online, target=target)
+
+    def policy(self) -> TorchPolicy:
+        """A module of the same shape to act with."""
+        return TorchPolicy(self._make_module(), self._device)
+
+    def _adam(self, gradient: Tensor, number: int) -> float:
+        rule, flat = self._rule, self._online
+        step = adam if self._device.type == "cpu" else adam_on_device
+        convert = (lambda tensor: tensor.numpy()) if self._device.type == "cpu" else (lambda tensor: tensor)
+        return step(
+            convert(flat.vector),
+            convert(gradient),
+            convert(self._moments[0]),
+            convert(self._moments[1]),
+            number,
+            rule.learning_rate,
+            rule.adam_epsilon,
+            rule.max_gradient_norm,
+        )
 
 
 def adam_on_device(
