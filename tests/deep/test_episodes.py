@@ -49,8 +49,9 @@ def split(episodes: Episodes) -> list[Episodes]:
     """Each episode by itself."""
     ends = np.cumsum(episodes.lengths)
     parts = [slice(end - length, end) for end, length in zip(ends, episodes.lengths, strict=True)]
+    columns: list[Any] = list(episodes)
     return [
-        Episodes(*(column[part] for column in episodes[:4]), *(column[i : i + 1] for column in episodes[4:]))
+        Episodes(*(column[part] for column in columns[:4]), *(column[i : i + 1] for column in columns[4:]))
         for i, part in enumerate(parts)
     ]
 

@@ -1,5 +1,7 @@
 """REINFORCE in the life of a run: serial and data-parallel, on every backend the same, resumed with the same bits."""
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from torch import nn
 import qfleet
 from qfleet.errors import QfleetError
 from tests.runs_life.small_worlds import MatchEnv
+from tests.runs_life.test_table_faults import children
 from tests.runs_life.tiny import assert_same_bits
 
 TINY: dict[str, Any] = {
@@ -67,8 +70,22 @@ def test_processes_learn_what_threads_learn(whole: dict[str, qfleet.Run], tmp_pa
     assert run.values.tobytes() == whole["data-parallel"].values.tobytes()
 
 
+def test_a_killed_worker_is_replaced_and_changes_no_bit(whole: dict[str, qfleet.Run], tmp_path: Path) -> None:
+    before, killed = children(), []
+
+    def kill(status: qfleet.Status) -> None:
+        if not killed and status.steps > 1000:
+            killed.append(max(children() - before))
+            os.kill(killed[0], signal.SIGKILL)
+
+    run = tiny(tmp_path / "run", "data-parallel", backend="processes", restarts=1, on_status=kill)
+    assert killed and run.summary["restarts"] == 1
+    assert run.values.tobytes() == whole["data-parallel"].values.tobytes()
+    assert_same_bits(whole["data-parallel"].folder.path, tmp_path / "run")
+
+
 def test_workers_play_other_episodes_and_know_the_same(tmp_path: Path) -> None:
-    settings = TINY | {"topology": "data-parallel", "workers": 2}
+    settings: dict[str, Any] = TINY | {"topology": "data-parallel", "workers": 2}
     with qfleet.begin("CartPole-v1", out=tmp_path / "run", **settings) as training:
         for _ in training:
             pass
@@ -112,7 +129,8 @@ def test_it_learns_on_one_environment_object(tmp_path: Path) -> None:
 )
 def test_what_makes_no_sense_is_refused(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(QfleetError, match=said):
-        qfleet.train("CartPole-v1", out=tmp_path / "run", **(TINY | {"topology": "serial"} | changes))
+        settings: dict[str, Any] = TINY | {"topology": "serial"} | changes
+        qfleet.train("CartPole-v1", out=tmp_path / "run", **settings)
 
 
 @pytest.mark.parametrize("topology", WORKERS)
