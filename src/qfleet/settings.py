@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeGuard, get_args
 
 from qfleet.deep.dqn import DQNConfig
 from qfleet.deep.reinforce import ReinforceConfig
+from qfleet.deep.support import refuse_unsupported_backend
 from qfleet.environments.config import EnvironmentConfig
 from qfleet.errors import QfleetError
 from qfleet.json_fields import dataclass_from_json
@@ -244,11 +245,7 @@ def _refuse_for_networks(run: RunConfig) -> None:
             raise QfleetError(f"{flag} is for tables; --algorithm {run.algorithm} learns a network")
     if run.exact != "auto":
         raise QfleetError(f"--exact is for tables; --algorithm {run.algorithm} learns a network")
-    if run.topology in _ONE_WORKER and run.backend != "threads":
-        raise QfleetError(
-            f"--backend {run.backend}: --topology {run.topology} learns in this process, and --engine processes "
-            "steps its environments in others; averaged and data-parallel learn on every backend"
-        )
+    refuse_unsupported_backend(run.topology, run.backend, tuple(TOPOLOGY_CONFIGS[kind_of(run.algorithm)]))
     if run.max_workers:
         raise QfleetError("--max-workers is for tables; the workers of networks stay as many as they are")
 

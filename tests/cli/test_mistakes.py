@@ -40,7 +40,7 @@ MISTAKES = {
     "train CartPole-v1 --merge visits": "--merge belongs to --topology averaged",
     "train CartPole-v1 --until-error 0.1": "--until-error is for tables",
     "train CartPole-v1 --exact yes": "--exact is for tables",
-    "train CartPole-v1 --backend processes": "--backend processes is for tables",
+    "train CartPole-v1 --backend processes": "with --backend processes work averaged, data-parallel",
     "train CartPole-v1 --algorithm q-learning": "--discretize 10 makes some",
     "train CartPole-v1 --algorithm quick": "--algorithm quick: it takes one of q-learning",
     "train CartPole-v1 --tilings 8": "--discretize 8 --tilings 8",

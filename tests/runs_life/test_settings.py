@@ -112,7 +112,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     ({"algorithm": "dqn", "until_change": 0.1}, "--until-change is for tables"),
     ({"algorithm": "dqn", "workers": 2}, "--workers 2"),
-    ({"algorithm": "dqn", "topology": "averaged"}, "overlapped, serial do"),
+    ({"algorithm": "dqn", "topology": "partitioned"}, "overlapped, serial, averaged, data-parallel, pooled"),
     ({"algorithm": "dqn", "discretize": 4}, "discretize belongs to the algorithms of tables"),
     ({"algorithm": "a2c"}, "algorithm is 'a2c'"),
 ]

@@ -262,7 +262,7 @@ class ReplayShard:
 def save_shard(shard: ReplayShard) -> dict[str, Any]:
     """All of it, in memory."""
     streams = {
-        name: {"first": first, "rows": shard.read(name, first, last)}
+        name.replace("/", "."): {"first": first, "rows": shard.read(name, first, last)}
         for name, (first, last) in shard.streams().items()
     }
     return {"streams": streams, **shard.save_state()}
@@ -271,7 +271,7 @@ def save_shard(shard: ReplayShard) -> dict[str, Any]:
 def load_shard(shard: ReplayShard, state: dict[str, Any]) -> None:
     """Puts back what `save_shard` returned."""
     for name, stream in state["streams"].items():
-        shard.refill(name, stream["first"], stream["rows"])
+        shard.refill(name.replace(".", "/"), stream["first"], stream["rows"])
     shard.load_state(state)
 
 
