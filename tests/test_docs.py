@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from qfleet.choices import ALGORITHM_CONFIGS, ENGINE_CONFIGS, TOPOLOGY_CONFIGS
 from qfleet.cli.overview import COMMANDS
-from qfleet.settings import ALGORITHM_CONFIGS, ENGINE_CONFIGS, TOPOLOGY_CONFIGS, RunConfig
+from qfleet.settings import RunConfig
 from qfleet.tabular.support import SUPPORTED
 
 ROOT = Path(__file__).parents[1]

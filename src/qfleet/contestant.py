@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qfleet.assembly import Problem, make_fleet
+from qfleet.choices import TopologyName
 from qfleet.evaluation import FINAL, evaluation_seed
 from qfleet.exact_solution import ExactSolution
 from qfleet.interruption import Interruption
 from qfleet.runs.policy_map import GridLayout, PolicyMap, policy_map
 from qfleet.runs.race_record import CurvePoint, SchemeRecord
-from qfleet.settings import TopologyName
 from qfleet.table_assembly import make_subject, make_topology
 from qfleet.table_values import greedy_actions
 from qfleet.topologies.averaged import Merge

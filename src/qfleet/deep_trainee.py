@@ -7,7 +7,7 @@ from typing import Any, final
 from qfleet.assembly import Problem, make_fleet
 from qfleet.deep.evaluation import evaluate
 from qfleet.deep.parameters import parameters_of, state_of
-from qfleet.deep_assembly import make_learner, make_topology
+from qfleet.deep_assembly import make_policy, make_topology
 from qfleet.environments.vector import VectorEnvironment
 from qfleet.evaluation import Evaluation
 from qfleet.replay.ring import Ring
@@ -28,12 +28,10 @@ class DeepTrainee(Trainee):
         self._restarts = Restarts(problem.settings.run.allowed_restarts, report)
         with ExitStack() as stack:
             stack.callback(self._close_evaluators)
-            # Its shape is the learner's; only what is in it is not.
-            learner = make_learner(problem, self._description)
-            self._policy = learner.policy()
+            self._policy = make_policy(problem, self._description)
             fleet = make_fleet(problem)
             stack.callback(fleet.close)
-            self.topology = make_topology(problem, self._description, learner, fleet, self._restarts)
+            self.topology = make_topology(problem, self._description, fleet, self._restarts)
             stack.callback(self.topology.close)
             self._stack = stack.pop_all()
 

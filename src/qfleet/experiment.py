@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from qfleet.assembly import Problem, check, with_workers
 from qfleet.backends.mpi_launch import num_ranks
+from qfleet.choices import ALGORITHM_CONFIGS, TopologyName, is_rule
 from qfleet.errors import QfleetError
 from qfleet.evaluation import FINAL, evaluation_seed
 from qfleet.interruption import Interruption
@@ -17,7 +18,7 @@ from qfleet.run import Run, problem_of, read_values
 from qfleet.runs.folder import RunFolder, read_json
 from qfleet.runs.progress import Progress
 from qfleet.runs.report import write_report
-from qfleet.settings import ALGORITHM_CONFIGS, RunConfig, Settings, TopologyName, is_rule
+from qfleet.settings import RunConfig, Settings
 from qfleet.sources import Source, default_algorithm, source_name, world_of
 from qfleet.states.config import StatesConfig
 from qfleet.training import Status, Training

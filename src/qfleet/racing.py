@@ -16,6 +16,7 @@ from typing import Any, Literal, final
 import numpy as np
 
 from qfleet.assembly import Problem, check
+from qfleet.choices import Backend, is_rule
 from qfleet.contestant import SCHEMES, Contestant, Scheme, compared, curve_steps
 from qfleet.environments.identifiers import find_spec, unknown
 from qfleet.errors import QfleetError
@@ -27,7 +28,6 @@ from qfleet.runs.durable import canonical_json, write_atomically
 from qfleet.runs.folder import RunFolder
 from qfleet.runs.race_record import RaceRecord, SchemeRecord, race_to_json
 from qfleet.runs.race_report import write_race_report
-from qfleet.settings import Backend, is_rule
 from qfleet.sources import Source, as_world, source_name, world_of
 from qfleet.states.config import StatesConfig
 from qfleet.table_assembly import make_task, make_world, refuse_too_large

@@ -11,9 +11,9 @@ from qfleet.deep.parameters import flat_values
 from qfleet.deep.reinforce import ReinforceConfig
 from qfleet.deep.reinforce_learner import ReinforceLearner
 from qfleet.deep.reinforce_task import ReinforceTask
-from qfleet.deep_assembly import module_maker, torch_device
 from qfleet.environments.making import EnvironmentDescription, make
 from qfleet.fleet import Fleet
+from qfleet.network_members import module_maker, torch_device
 from qfleet.topologies.data_parallel_episodes import DataParallelEpisodes, EpisodesConfig
 from qfleet.topologies.network_rounds import NetworkRounds
 from qfleet.topologies.restarts import Restarts
@@ -57,17 +57,17 @@ class EpisodeMembers:
 def make_reinforce_topology(
     problem: Problem,
     description: EnvironmentDescription,
-    learner: ReinforceLearner,
     fleet: Fleet,
     restarts: Restarts,
 ) -> Topology:
-    """The topology with its members; `learner` has the values that it begins with."""
-    settings, run, initial = problem.settings, problem.settings.run, learner.publish()
+    """The topology with its members."""
+    settings, run, members = problem.settings, problem.settings.run, EpisodeMembers(problem, description)
+    initial = members.make_learner(settings.reinforce, run.seed).publish()
     assert isinstance(settings.topology, EpisodesConfig)
     if run.backend == "threads":
         set_thread_budget(num_own_threads=run.workers)
     task = ReinforceTask(
-        EpisodeMembers(problem, description),
+        members,
         settings.reinforce,
         run.seed,
         run.steps,

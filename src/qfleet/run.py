@@ -8,15 +8,16 @@ from numpy.typing import NDArray
 
 from qfleet.agent import Agent, NetworkAgent, make_table_agent
 from qfleet.assembly import Problem, make_trainee
+from qfleet.choices import kind_of
 from qfleet.deep.evaluation import evaluate
 from qfleet.deep.parameters import parameters_of
-from qfleet.deep_assembly import make_learner
+from qfleet.deep_assembly import make_policy
 from qfleet.errors import QfleetError
 from qfleet.evaluation import FINAL, Evaluation, evaluation_seed
 from qfleet.export import export
 from qfleet.runs.checkpoints import CheckpointStore
 from qfleet.runs.folder import RunFolder
-from qfleet.settings import Settings, kind_of
+from qfleet.settings import Settings
 from qfleet.sources import Source
 from qfleet.table_values import TableValues
 
@@ -112,7 +113,7 @@ def make_agent(problem: Problem, values_state: dict[str, Any]) -> Agent:
     """An agent that acts with these values."""
     if problem.settings.kind == "table":
         return make_table_agent(problem.source, problem.settings.states, values_state)
-    policy = make_learner(problem, problem.description()).policy()
+    policy = make_policy(problem, problem.description())
     return NetworkAgent(
         problem.gymnasium_source, problem.settings.environments, policy, parameters_of(values_state)
     )
@@ -121,7 +122,7 @@ def make_agent(problem: Problem, values_state: dict[str, Any]) -> Agent:
 def _evaluate_network(
     problem: Problem, values_state: dict[str, Any], episodes: int, seed: int
 ) -> Evaluation | None:
-    policy = make_learner(problem, problem.description()).policy()
+    policy = make_policy(problem, problem.description())
     policy.load(parameters_of(values_state))
     environment = problem.evaluation_environment(episodes)
     try:

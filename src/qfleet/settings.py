@@ -2,8 +2,22 @@
 
 import dataclasses
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, TypeGuard, get_args
+from typing import Any, get_args
 
+from qfleet.choices import (
+    ALGORITHM_CONFIGS,
+    ENGINE_CONFIGS,
+    TOPOLOGY_CONFIGS,
+    Algorithm,
+    Backend,
+    Device,
+    Exact,
+    Kind,
+    TopologyConfig,
+    TopologyName,
+    is_rule,
+    kind_of,
+)
 from qfleet.deep.dqn import DQNConfig
 from qfleet.deep.reinforce import ReinforceConfig
 from qfleet.deep.support import refuse_unsupported_backend
@@ -15,49 +29,9 @@ from qfleet.tabular.config import TabularConfig
 from qfleet.tabular.program import Rule
 from qfleet.tabular.support import refuse_unsupported
 from qfleet.topologies.averaged import AveragedConfig
-from qfleet.topologies.data_parallel import DataParallelConfig
-from qfleet.topologies.data_parallel_episodes import EpisodesConfig
 from qfleet.topologies.overlapped import OverlappedConfig
 from qfleet.topologies.partitioned import PartitionedConfig
-from qfleet.topologies.pooled import PooledConfig
-from qfleet.topologies.serial import SerialConfig, TableSerialConfig
-from qfleet.topologies.shared import SharedConfig
 
-DeepAlgorithm = Literal["dqn"]
-PolicyAlgorithm = Literal["reinforce"]
-Algorithm = Literal[Rule, DeepAlgorithm, PolicyAlgorithm]
-Kind = Literal["table", "deep", "policy"]
-"""What the values are: a table, a network of action values, or one of a policy."""
-TopologyName = Literal["serial", "shared", "averaged", "partitioned", "overlapped", "data-parallel", "pooled"]
-Backend = Literal["threads", "processes", "ray", "mpi"]
-Device = Literal["auto", "cpu", "cuda"]
-Exact = Literal["auto", "yes", "no"]
-DeepTopologyConfig = OverlappedConfig | SerialConfig | AveragedConfig | DataParallelConfig | PooledConfig
-TableTopologyConfig = TableSerialConfig | SharedConfig | AveragedConfig | PartitionedConfig
-TopologyConfig = DeepTopologyConfig | TableTopologyConfig | EpisodesConfig
-
-ALGORITHM_CONFIGS: dict[Algorithm, type[DQNConfig] | type[TabularConfig] | type[ReinforceConfig]] = {
-    **dict.fromkeys(get_args(Rule), TabularConfig),
-    "dqn": DQNConfig,
-    "reinforce": ReinforceConfig,
-}
-TOPOLOGY_CONFIGS: dict[Kind, dict[TopologyName, type[TopologyConfig]]] = {
-    "table": {
-        "serial": TableSerialConfig,
-        "shared": SharedConfig,
-        "averaged": AveragedConfig,
-        "partitioned": PartitionedConfig,
-    },
-    "deep": {
-        "overlapped": OverlappedConfig,
-        "serial": SerialConfig,
-        "averaged": AveragedConfig,
-        "data-parallel": DataParallelConfig,
-        "pooled": PooledConfig,
-    },
-    "policy": {"serial": EpisodesConfig, "data-parallel": EpisodesConfig},
-}
-"""By name, the default first."""
 _ONE_WORKER = ("serial", "overlapped")
 _ALONE: dict[str, Any] = {
     "workers": 1,
@@ -67,28 +41,6 @@ _ALONE: dict[str, Any] = {
     "max_workers": 0,
     "restarts": None,
 }
-ENGINE_CONFIGS: dict[Kind, type[EnvironmentConfig] | type[StatesConfig]] = {
-    "table": StatesConfig,
-    "deep": EnvironmentConfig,
-    "policy": EnvironmentConfig,
-}
-
-
-def is_rule(algorithm: Algorithm) -> TypeGuard[Rule]:
-    """Whether it improves a table."""
-    return algorithm in get_args(Rule)
-
-
-def kind_of(algorithm: Algorithm) -> Kind:
-    """What an algorithm improves."""
-    if algorithm in get_args(PolicyAlgorithm):
-        return "policy"
-    return "table" if is_rule(algorithm) else "deep"
-
-
-def default_topology(kind: Kind) -> TopologyName:
-    """What a run has if it is not told otherwise."""
-    return next(iter(TOPOLOGY_CONFIGS[kind]))
 
 
 @dataclass(frozen=True)

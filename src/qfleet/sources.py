@@ -4,10 +4,10 @@ import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeGuard, Union
 
+from qfleet.choices import Algorithm
 from qfleet.environments.config import EnvironmentConfig
 from qfleet.environments.single import EnvironmentSource, SingleFactory
 from qfleet.errors import QfleetError
-from qfleet.settings import Algorithm
 from qfleet.states.config import StatesConfig
 from qfleet.worlds.sources import find_world, is_discrete
 from qfleet.worlds.world import World

@@ -7,18 +7,17 @@ from dataclasses import fields, replace
 from fnmatch import fnmatch
 from typing import Any
 
-from qfleet.settings import (
+from qfleet.choices import (
     ALGORITHM_CONFIGS,
     ENGINE_CONFIGS,
     TOPOLOGY_CONFIGS,
     Algorithm,
     Kind,
-    RunConfig,
-    Settings,
     TopologyName,
     default_topology,
     kind_of,
 )
+from qfleet.settings import RunConfig, Settings
 from qfleet.states.config import StatesConfig
 from qfleet.tabular.config import TabularConfig
 

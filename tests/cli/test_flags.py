@@ -6,18 +6,17 @@ from pathlib import Path
 import pytest
 from conftest import Call
 
-from qfleet.cli.flags import flags_of
-from qfleet.cli.training_flags import read_train_flags
-from qfleet.settings import (
+from qfleet.choices import (
     ALGORITHM_CONFIGS,
     ENGINE_CONFIGS,
     TOPOLOGY_CONFIGS,
     Algorithm,
-    RunConfig,
-    Settings,
     TopologyName,
     kind_of,
 )
+from qfleet.cli.flags import flags_of
+from qfleet.cli.training_flags import read_train_flags
+from qfleet.settings import RunConfig, Settings
 from qfleet.tuned import TUNED, default_settings
 
 

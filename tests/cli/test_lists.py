@@ -4,7 +4,7 @@ from pathlib import Path
 
 from conftest import Call
 
-from qfleet.settings import ALGORITHM_CONFIGS, TOPOLOGY_CONFIGS
+from qfleet.choices import ALGORITHM_CONFIGS, TOPOLOGY_CONFIGS
 from qfleet.tabular.support import TABLE_TOPOLOGIES
 from qfleet.worlds.catalogue import WORLD_NAMES
 

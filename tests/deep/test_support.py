@@ -2,9 +2,9 @@
 
 import pytest
 
+from qfleet.choices import TOPOLOGY_CONFIGS
 from qfleet.deep.support import BACKENDS, refuse_unsupported_backend
 from qfleet.errors import QfleetError
-from qfleet.settings import TOPOLOGY_CONFIGS
 
 ALL = ("threads", "processes", "ray", "mpi")
 

@@ -9,7 +9,7 @@ import pytest
 import qfleet
 from qfleet.deep.actor import FrameStacks
 from qfleet.deep.parameters import parameters_of
-from qfleet.deep_assembly import make_learner
+from qfleet.deep_assembly import make_policy
 from tests.runs_life.small_worlds import MatchEnv
 from tests.runs_life.tiny import train_tiny
 
@@ -60,7 +60,7 @@ def test_the_agent_acts_as_the_policy_in_the_vector_environment(wrappers, tmp_pa
     vector = run.problem.evaluation_environment(1)
     depth, agent = vector.frame_stack, run.agent()
     assert depth == (4 if wrappers else 1)
-    policy = make_learner(run.problem, run.problem.description()).policy()
+    policy = make_policy(run.problem, run.problem.description())
     policy.load(parameters_of(run.values_state))
     stacks, started = FrameStacks(1, depth, 2, np.dtype(np.float32)), np.ones(1, np.bool_)
     observations, _ = vector.reset(3)

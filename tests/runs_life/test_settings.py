@@ -7,17 +7,10 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
+from qfleet.choices import ALGORITHM_CONFIGS, TOPOLOGY_CONFIGS, Algorithm, TopologyName, kind_of
 from qfleet.errors import QfleetError
 from qfleet.experiment import make_settings
-from qfleet.settings import (
-    ALGORITHM_CONFIGS,
-    TOPOLOGY_CONFIGS,
-    Algorithm,
-    RunConfig,
-    Settings,
-    TopologyName,
-    kind_of,
-)
+from qfleet.settings import RunConfig, Settings
 from qfleet.states.config import StatesConfig
 from qfleet.tabular.config import TabularConfig
 from qfleet.tabular.program import Rule
@@ -112,7 +105,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     ({"algorithm": "dqn", "until_change": 0.1}, "--until-change is for tables"),
     ({"algorithm": "dqn", "workers": 2}, "--workers 2"),
-    ({"algorithm": "dqn", "topology": "partitioned"}, "overlapped, serial, averaged, data-parallel, pooled"),
+    (
+        {"algorithm": "dqn", "topology": "partitioned"},
+        "overlapped, serial, averaged, data-parallel, model-parallel, pooled",
+    ),
     ({"algorithm": "dqn", "discretize": 4}, "discretize belongs to the algorithms of tables"),
     ({"algorithm": "a2c"}, "algorithm is 'a2c'"),
 ]

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from qfleet.choices import TOPOLOGY_CONFIGS, Algorithm
 from qfleet.cli.output import lines
 from qfleet.cli.parsing import parse
-from qfleet.settings import TOPOLOGY_CONFIGS, Algorithm
 from qfleet.tabular.support import CUT_AT_BORDERS, SUPPORTED, TABLE_TOPOLOGIES, Stepping
 
 _IDEAS: dict[Algorithm, str] = {

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from qfleet.choices import Backend
 from qfleet.cli.compilation import announce_compilation
 from qfleet.cli.output import print_json
 from qfleet.cli.parsing import parse
@@ -16,7 +17,6 @@ from qfleet.runs.formatting import short_number
 from qfleet.runs.progress import Progress
 from qfleet.runs.race_finding import error_text, finding, percent, ratio, seconds_text
 from qfleet.runs.race_record import SchemeRecord, race_to_json
-from qfleet.settings import Backend
 from qfleet.tabular.config import TabularConfig
 from qfleet.tabular.program import Rule
 

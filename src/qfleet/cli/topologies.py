@@ -4,9 +4,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from qfleet.choices import TOPOLOGY_CONFIGS, Kind
 from qfleet.cli.output import lines
 from qfleet.cli.parsing import parse
-from qfleet.settings import TOPOLOGY_CONFIGS, Kind, TableSerialConfig
+from qfleet.topologies.serial import TableSerialConfig
 
 _TITLES: dict[Kind, str] = {"table": "tables", "deep": "networks", "policy": "policies"}
 

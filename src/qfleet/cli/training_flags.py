@@ -7,22 +7,21 @@ from typing import Annotated, Any, get_args
 
 import tyro
 
-from qfleet.cli.flags import Flag, GivenArguments, flags_of, take_apart
-from qfleet.cli.parsing import convert, show_help, wants_help
-from qfleet.environments.config import EnvironmentConfig
-from qfleet.errors import QfleetError
-from qfleet.experiment import read_settings, starting_settings, with_ranks
-from qfleet.settings import (
+from qfleet.choices import (
     ALGORITHM_CONFIGS,
     ENGINE_CONFIGS,
     TOPOLOGY_CONFIGS,
     Algorithm,
     Kind,
-    RunConfig,
-    Settings,
     TopologyName,
     kind_of,
 )
+from qfleet.cli.flags import Flag, GivenArguments, flags_of, take_apart
+from qfleet.cli.parsing import convert, show_help, wants_help
+from qfleet.environments.config import EnvironmentConfig
+from qfleet.errors import QfleetError
+from qfleet.experiment import read_settings, starting_settings, with_ranks
+from qfleet.settings import RunConfig, Settings
 from qfleet.states.config import StatesConfig
 from qfleet.tuned import default_settings, owner_of
 

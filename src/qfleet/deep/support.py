@@ -10,6 +10,7 @@ BACKENDS: dict[str, tuple[str, ...]] = {
     "serial": ("threads",),
     "averaged": _GROUPS,
     "data-parallel": _GROUPS,
+    "model-parallel": ("processes", "ray", "mpi"),
     "pooled": _SERVICES,
 }
 """What is not in it is refused. MPI has groups alone, no services that are called one by one."""

@@ -4,7 +4,7 @@ Worker 0 acts, keeps the replay and draws minibatches; all workers compute every
 each moves its own parts. It is the unsplit network's learning, within rounding: what it buys is memory.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, final
@@ -20,6 +20,8 @@ from qfleet.deep.split import Split, cut_state, join_states
 from qfleet.errors import QfleetError
 from qfleet.fleet import Fleet, Group
 from qfleet.replay.replay import Batch, Replay, empty_batch
+from qfleet.topologies.timed_turns import timed_turns
+from qfleet.topologies.topology import Topology, Turn
 from qfleet.topologies.workers import START_SECONDS, Workers
 
 if TYPE_CHECKING:
@@ -200,7 +202,7 @@ def _broadcast(group: Group, batch: Batch) -> None:
 
 
 @final
-class ModelParallel:
+class ModelParallel(Topology):
     """The driver's view: tells the workers how far to go, and joins and cuts what they hold.
 
     Values and states are those of the unsplit network, so that another number of workers, or one alone, can go on.
@@ -214,8 +216,18 @@ class ModelParallel:
         makers = [partial(ModelParallelWorker, task, config)] * num_workers
         self._workers = Workers(fleet, makers, config.stall_timeout_seconds)
         self._known_split: Split | None = None
-        self.num_steps = self.num_updates = 0
+        self._report = ModelParallelReport(0, 0)
         self._begun = False
+
+    @property
+    def num_steps(self) -> int:
+        """Worker 0's."""
+        return self._report.num_steps
+
+    @property
+    def num_updates(self) -> int:
+        """Made by all workers together."""
+        return self._report.num_updates
 
     def prepare(self) -> None:
         """Lets the workers make the network and begin, if they have not."""
@@ -237,8 +249,19 @@ class ModelParallel:
         reports: list[ModelParallelReport] = self._workers.all(
             "advance", min(until_steps, self._task.max_steps)
         )
-        self.num_steps, self.num_updates = reports[0].num_steps, reports[0].num_updates
+        self._report = reports[0]
         return reports[0]
+
+    def turns(self) -> Iterator[Turn]:
+        """As many rounds as make a turn."""
+        self.prepare()
+        for is_partial in timed_turns(self._task.max_steps, lambda: self.num_steps, self.advance):
+            lengths = tuple(float(length) for length in self._report.lengths)
+            yield Turn(len(lengths), tuple(self._report.returns), lengths, is_partial)
+
+    def measured(self) -> dict[str, float]:
+        """The learner's means, and the replay's size."""
+        return self._report.statistics
 
     def parameters(self) -> Parameters:
         """The unsplit network's."""
@@ -246,7 +269,7 @@ class ModelParallel:
         return Parameters(parts[0].version, split.join([part.vector for part in parts]), parts[0].buffers)
 
     def set_parameters(self, parameters: Parameters) -> None:
-        """Begins from the parameters of an unsplit network; raises QfleetError if they are of another one."""
+        """Begins from the parameters of an unsplit network."""
         split = self._split()
         parts = [split.cut(parameters.vector, rank) for rank in range(len(self._workers))]
         given = [(Parameters(parameters.version, part, parameters.buffers),) for part in parts]
@@ -263,7 +286,7 @@ class ModelParallel:
         split = self._split()
         states = [_own_state(split, state, rank) for rank in range(len(self._workers))]
         self._workers.each("load_state", [(own, state["num_steps"]) for own in states], self._start_seconds)
-        self.num_steps, self.num_updates, self._begun = state["num_steps"], state["updates"], True
+        self._report, self._begun = ModelParallelReport(state["num_steps"], state["updates"]), True
 
     def close(self) -> None:
         """Lets the workers free what they hold."""

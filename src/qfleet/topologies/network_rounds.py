@@ -1,6 +1,5 @@
 """Networks under the topologies that work in rounds: driven as tables are, whose values are parameters here."""
 
-import time
 from collections.abc import Iterator
 from typing import Any, final
 
@@ -8,12 +7,8 @@ import numpy as np
 
 from qfleet.deep.parameters import Parameters, check_same_network, flat_values, from_flat_values
 from qfleet.topologies.table_team import RoundsReport, TableTopology
+from qfleet.topologies.timed_turns import timed_turns
 from qfleet.topologies.topology import Topology, Turn
-
-_TURNS = 200
-_FIRST_STEPS = 2**9
-_LONGEST_SECONDS = 0.5
-"""Of a call to the workers: signals are heard between two."""
 
 
 @final
@@ -45,17 +40,10 @@ class NetworkRounds(Topology):
             self._given = None
 
     def turns(self) -> Iterator[Turn]:
-        """A two-hundredth of the run at each turn, to the end of a round; slow ones are parts of that."""
+        """As many rounds as make a turn."""
         self.prepare()
-        length, most = max(1, self._max_steps // _TURNS), _FIRST_STEPS
-        while self.num_steps < self._max_steps:
-            end = min(self._max_steps, (self.num_steps // length + 1) * length)
-            while (before := self.num_steps) < end:
-                started = time.perf_counter()
-                self._advance(min(end, before + most))
-                rate = (self.num_steps - before) / max(time.perf_counter() - started, 1e-6)
-                most = max(1, int(rate * _LONGEST_SECONDS))
-                yield self._turn(is_partial=self.num_steps < end)
+        for is_partial in timed_turns(self._max_steps, lambda: self.num_steps, self._advance):
+            yield self._turn(is_partial=is_partial)
 
     def _advance(self, until_steps: int) -> None:
         self._reports = self._topology.advance(until_steps)

@@ -1,0 +1,133 @@
+"""What acts, learns and remembers in a run of a Q-network, made from its settings."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, final
+
+from qfleet.assembly import Problem
+from qfleet.deep.actor import Actor
+from qfleet.deep.compiled.learner import CompiledLearner, CompiledPolicy
+from qfleet.deep.dqn import DQNConfig
+from qfleet.deep.learner import Learner, Policy
+from qfleet.deep.networks import compiled_plan
+from qfleet.environments.making import EnvironmentDescription, make
+from qfleet.errors import QfleetError
+from qfleet.replay.replay import Replay
+from qfleet.replay.shard import ReplayShard
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+@final
+@dataclass(frozen=True)
+class NetworkMembers:
+    """Makes the members of a run, wherever they are to live: picklable if the user's own objects are."""
+
+    problem: Problem
+    description: EnvironmentDescription
+
+    @property
+    def num_mask_actions(self) -> int:
+        """0 where no action is ever masked."""
+        return self.description.num_actions if self.description.masks_actions else 0
+
+    def make_actor(self, config: DQNConfig, seed: int, block_steps: int) -> Actor:
+        """Environments of its own, and a policy that explores them."""
+        return self.make_actor_with(config, seed, block_steps, self.make_policy())
+
+    def make_actor_with(self, config: DQNConfig, seed: int, block_steps: int, policy: Policy) -> Actor:
+        """The same with a policy of somebody else's."""
+        return Actor(
+            make(self.problem.gymnasium_source, self.problem.settings.environments),
+            policy,
+            config,
+            num_mask_actions=self.num_mask_actions,
+            seed=seed,
+            block_steps=block_steps,
+        )
+
+    def make_learner(self, config: DQNConfig, seed: int) -> Learner:
+        """The learner on the engine that fits its network and device."""
+        problem, shape = self.problem, self.problem.shape(self.description)
+        device = problem.settings.run.device
+        if problem.network is None and shape.compilable and device != "cuda":
+            return CompiledLearner(config, shape, self.num_mask_actions, seed)
+        # PyTorch is imported only by the runs that need it: that costs a second.
+        from qfleet.deep.torch_learner import TorchLearner
+
+        return TorchLearner(
+            config,
+            shape,
+            self.num_mask_actions,
+            seed,
+            make_module=module_maker(problem, self.description),
+            device=torch_device(device),
+        )
+
+    def make_policy(self) -> Policy:
+        """A network to act with; give it parameters first."""
+        shape, device = self.problem.shape(self.description), self.problem.settings.run.device
+        if self.problem.network is None and shape.compilable and device != "cuda":
+            return CompiledPolicy(compiled_plan(shape)[0], shape.num_inputs)
+        from qfleet.deep.torch_learner import TorchPolicy
+
+        return TorchPolicy(module_maker(self.problem, self.description)(), torch_device(device))
+
+    def make_replay(self, config: DQNConfig, block_steps: int) -> Replay:
+        """Room for what one actor gathers."""
+        num_envs = self.problem.settings.environments.num_envs
+        return Replay(
+            config,
+            self.description.layout,
+            frame_stack=self.description.frame_stack,
+            num_mask_actions=self.num_mask_actions,
+            num_envs=num_envs,
+            n_step=config.n_step,
+            max_steps_per_block=-(-block_steps // num_envs),
+        )
+
+    def make_shard(
+        self,
+        config: DQNConfig,
+        num_writers: int,
+        block_steps: int,
+        seed: int,
+        shard: int = 0,
+        incarnation: int = 0,
+    ) -> ReplayShard:
+        """Room for what several actors gather, drawn from as one."""
+        num_envs = self.problem.settings.environments.num_envs
+        return ReplayShard(
+            config,
+            self.description.layout,
+            num_writers=num_writers,
+            frame_stack=self.description.frame_stack,
+            num_mask_actions=self.num_mask_actions,
+            num_envs=num_envs,
+            n_step=config.n_step,
+            max_steps_per_block=-(-block_steps // num_envs),
+            seed=seed,
+            shard=shard,
+            incarnation=incarnation,
+        )
+
+
+def module_maker(problem: Problem, description: EnvironmentDescription) -> "Callable[[], nn.Module]":
+    """Makes the user's own module, or the one that fits the observations."""
+    from qfleet.deep.modules import QNetwork
+    from qfleet.deep.torch_learner import users_module
+
+    network, shape = problem.network, problem.shape(description)
+    return partial(QNetwork, shape) if network is None else partial(users_module, network, shape)
+
+
+def torch_device(device: str) -> "torch.device":
+    """What --device means here; raises QfleetError where there is no such device."""
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise QfleetError("--device cuda: PyTorch finds no CUDA device here; --device auto or cpu works")
+    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
