@@ -26,7 +26,6 @@ Kind = Literal["table", "deep", "policy"]
 TopologyName = Literal[
     "serial", "shared", "averaged", "partitioned", "overlapped", "data-parallel", "model-parallel", "pooled"
 ]
-Backend = Literal["threads", "processes", "ray", "mpi"]
 Device = Literal["auto", "cpu", "cuda"]
 Exact = Literal["auto", "yes", "no"]
 DeepTopologyConfig = (

@@ -16,8 +16,9 @@ from typing import Any, Literal, final
 import numpy as np
 
 from qfleet.assembly import Problem, check
-from qfleet.choices import Backend, is_rule
+from qfleet.choices import is_rule
 from qfleet.contestant import SCHEMES, Contestant, Scheme, compared, curve_steps
+from qfleet.deep.support import Backend
 from qfleet.environments.identifiers import find_spec, unknown
 from qfleet.errors import QfleetError
 from qfleet.exact_solution import ExactSolution, solve_exactly

@@ -9,7 +9,6 @@ from qfleet.choices import (
     ENGINE_CONFIGS,
     TOPOLOGY_CONFIGS,
     Algorithm,
-    Backend,
     Device,
     Exact,
     Kind,
@@ -20,7 +19,7 @@ from qfleet.choices import (
 )
 from qfleet.deep.dqn import DQNConfig
 from qfleet.deep.reinforce import ReinforceConfig
-from qfleet.deep.support import refuse_unsupported_backend
+from qfleet.deep.support import BACKENDS, Backend, refuse_unsupported_backend
 from qfleet.environments.config import EnvironmentConfig
 from qfleet.errors import QfleetError
 from qfleet.json_fields import dataclass_from_json
@@ -293,7 +292,10 @@ class Settings:
         if name == self.run.topology:
             return self
         alone: dict[str, Any] = _ALONE if name in _ONE_WORKER else {}
-        run = replace(self.run, topology=name, **alone)
+        backend = self.run.backend
+        if self.kind != "table" and not alone and backend not in BACKENDS[name]:
+            backend = BACKENDS[name][0]
+        run = replace(self.run, **{"topology": name, "backend": backend} | alone)
         return replace(self, run=run, topology=_carried_over(self.topology, known[name]))
 
     def with_algorithm(self, name: Algorithm) -> "Settings":

@@ -17,6 +17,7 @@ from qfleet.choices import (
     default_topology,
     kind_of,
 )
+from qfleet.deep.support import BACKENDS
 from qfleet.settings import RunConfig, Settings
 from qfleet.states.config import StatesConfig
 from qfleet.tabular.config import TabularConfig
@@ -125,7 +126,7 @@ def default_settings(
         RunConfig(algorithm=algorithm, topology=name)  # which says what works
     if kind == "table":
         return _table_settings(environment, algorithm, name, compiled)
-    run = RunConfig(algorithm=algorithm, topology=name)
+    run = RunConfig(algorithm=algorithm, topology=name, backend=BACKENDS[name][0])
     config = ALGORITHM_CONFIGS[algorithm]()
     settings = Settings(environment, run, algorithm=config, topology=TOPOLOGY_CONFIGS[kind][name]())
     for pattern, values in (TUNED if kind == "deep" else TUNED_POLICIES).items():

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import tyro
 
-from qfleet.choices import Backend
 from qfleet.cli.compilation import announce_compilation
 from qfleet.cli.output import print_json
 from qfleet.cli.parsing import parse
+from qfleet.deep.support import Backend
 from qfleet.racing import RACE_DEFAULTS, Race, RaceStatus
 from qfleet.racing import race as run_race
 from qfleet.runs.formatting import short_number

@@ -1,11 +1,15 @@
 """Which topology of networks runs on which backend."""
 
+from typing import Literal
+
 from qfleet.errors import QfleetError
 
-_SERVICES = ("threads", "processes", "ray")
-_GROUPS = ("threads", "processes", "ray", "mpi")
+Backend = Literal["threads", "processes", "ray", "mpi"]
 
-BACKENDS: dict[str, tuple[str, ...]] = {
+_SERVICES: tuple[Backend, ...] = ("threads", "processes", "ray")
+_GROUPS: tuple[Backend, ...] = (*_SERVICES, "mpi")
+
+BACKENDS: dict[str, tuple[Backend, ...]] = {
     "overlapped": ("threads",),
     "serial": ("threads",),
     "averaged": _GROUPS,
@@ -13,7 +17,7 @@ BACKENDS: dict[str, tuple[str, ...]] = {
     "model-parallel": ("processes", "ray", "mpi"),
     "pooled": _SERVICES,
 }
-"""What is not in it is refused. MPI has groups alone, no services that are called one by one."""
+"""The default first; what is not in it is refused. MPI has groups alone, no services that are called one by one."""
 
 
 def refuse_unsupported_backend(topology: str, backend: str, topologies: tuple[str, ...]) -> None:
