@@ -8,6 +8,7 @@ from qfleet.environments.config import EnvironmentConfig
 from qfleet.states.config import StatesConfig
 from qfleet.tabular.config import TabularConfig
 from qfleet.tabular.program import Rule
+from qfleet.topologies.asynchronous import AsynchronousConfig
 from qfleet.topologies.averaged import AveragedConfig
 from qfleet.topologies.data_parallel import DataParallelConfig
 from qfleet.topologies.data_parallel_episodes import EpisodesConfig
@@ -24,12 +25,26 @@ Algorithm = Literal[Rule, DeepAlgorithm, PolicyAlgorithm]
 Kind = Literal["table", "deep", "policy"]
 """What the values are: a table, a network of action values, or one of a policy."""
 TopologyName = Literal[
-    "serial", "shared", "averaged", "partitioned", "overlapped", "data-parallel", "model-parallel", "pooled"
+    "serial",
+    "shared",
+    "averaged",
+    "partitioned",
+    "overlapped",
+    "data-parallel",
+    "model-parallel",
+    "pooled",
+    "asynchronous",
 ]
 Device = Literal["auto", "cpu", "cuda"]
 Exact = Literal["auto", "yes", "no"]
 DeepTopologyConfig = (
-    OverlappedConfig | SerialConfig | AveragedConfig | DataParallelConfig | ModelParallelConfig | PooledConfig
+    OverlappedConfig
+    | SerialConfig
+    | AveragedConfig
+    | DataParallelConfig
+    | ModelParallelConfig
+    | PooledConfig
+    | AsynchronousConfig
 )
 TableTopologyConfig = TableSerialConfig | SharedConfig | AveragedConfig | PartitionedConfig
 TopologyConfig = DeepTopologyConfig | TableTopologyConfig | EpisodesConfig
@@ -53,6 +68,7 @@ TOPOLOGY_CONFIGS: dict[Kind, dict[TopologyName, type[TopologyConfig]]] = {
         "data-parallel": DataParallelConfig,
         "model-parallel": ModelParallelConfig,
         "pooled": PooledConfig,
+        "asynchronous": AsynchronousConfig,
     },
     "policy": {"serial": EpisodesConfig, "data-parallel": EpisodesConfig},
 }

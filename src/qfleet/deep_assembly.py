@@ -15,6 +15,7 @@ from qfleet.environments.making import EnvironmentDescription
 from qfleet.errors import QfleetError
 from qfleet.fleet import Fleet
 from qfleet.network_members import NetworkMembers, module_maker
+from qfleet.topologies.asynchronous import Asynchronous, AsynchronousConfig
 from qfleet.topologies.averaged import Averaged, AveragedConfig
 from qfleet.topologies.data_parallel import DataParallel, DataParallelConfig
 from qfleet.topologies.model_parallel import ModelParallel, ModelParallelConfig, ModelParallelTask
@@ -80,7 +81,7 @@ def make_topology(
         set_thread_budget(num_own_threads=problem.settings.run.workers)
     if isinstance(config, ModelParallelConfig):
         return _model_parallel(problem, members, fleet, config)
-    if isinstance(config, PooledConfig):
+    if isinstance(config, PooledConfig | AsynchronousConfig):
         return _services(problem, members, fleet, config, restarts)
     assert isinstance(config, AveragedConfig | DataParallelConfig)
     return _rounds(problem, members, fleet, config, restarts)
@@ -144,10 +145,16 @@ def _model_parallel(
 
 
 def _services(
-    problem: Problem, members: NetworkMembers, fleet: Fleet, config: PooledConfig, restarts: Restarts
+    problem: Problem,
+    members: NetworkMembers,
+    fleet: Fleet,
+    config: PooledConfig | AsynchronousConfig,
+    restarts: Restarts,
 ) -> Topology:
     """Members of several roles, each a service."""
     run, dqn = problem.settings.run, problem.settings.dqn
     learner = members.make_learner(dqn, run.seed)
     told = NetworkRun(members, dqn, run.seed, run.steps, run.workers, learner.publish())
+    if isinstance(config, AsynchronousConfig):
+        return Asynchronous(fleet, told, config, restarts)
     return Pooled(fleet, told, learner, config, restarts)

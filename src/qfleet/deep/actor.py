@@ -192,6 +192,17 @@ class Actor:
             lengths.extend(self._lengths[ended].tolist())
             self._returns[ended], self._lengths[ended] = 0, 0
 
+    def begin_anew(self) -> int:
+        """Breaks all episodes off and begins new ones, between blocks; the number of the first frame that is new.
+
+        No later block refers to a frame before it.
+        """
+        self._recorder.cut()
+        self._recorder.take()
+        first = self._recorder.next_frame
+        self.start()
+        return first
+
     def close(self) -> None:
         """Closes the environments."""
         self._environment.close()

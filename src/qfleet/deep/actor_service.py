@@ -71,6 +71,11 @@ class ActorService:
         """Goes on, in a newly made actor, from what `pause` returned."""
         self._actor.resume(state)
 
+    def begin_anew(self) -> int:
+        """Breaks all episodes off, for a replay that has nothing of theirs; the number of the first new frame."""
+        self._block = None
+        return self._actor.begin_anew()
+
     def close(self) -> None:
         """Closes the environments."""
         self._actor.close()

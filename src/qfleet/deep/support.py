@@ -16,6 +16,7 @@ BACKENDS: dict[str, tuple[Backend, ...]] = {
     "data-parallel": _GROUPS,
     "model-parallel": ("processes", "ray", "mpi"),
     "pooled": _SERVICES,
+    "asynchronous": _SERVICES,
 }
 """The default first; what is not in it is refused. MPI has groups alone, no services that are called one by one."""
 

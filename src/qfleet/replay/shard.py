@@ -112,13 +112,13 @@ class ReplayShard:
         self._inserted += len(block.transitions["frame"])
         return self.report()
 
-    def restart_writer(self, writer: int) -> None:
-        """Another recorder, which counts its frames from 0, writes to this pool from now on.
+    def restart_writer(self, writer: int, first_frame: int = 0) -> None:
+        """Another recorder, whose next frame has the number `first_frame`, writes to this pool from now on.
 
         What the one before has written can still be drawn: its frames keep their numbers in the pool, and the new
         ones' are counted on from there.
         """
-        self._offsets[writer] = self._pools[writer].frames.num_rows
+        self._offsets[writer] = self._pools[writer].frames.num_rows - first_frame
 
     def sample(self, num_batches: int, batch_size: int, counter: int) -> Sample:
         """Draws minibatches number `counter` and following; raises QfleetError if there is nothing to draw.

@@ -1,0 +1,231 @@
+"""Asynchronous: agents with online and target networks of their own, and one replay that all write to and draw from.
+
+    every agent, at its own pace:
+        act for a block with its own network; the block goes to the shared replay
+        draw as many minibatches from the shared replay as updates are due
+        learn from them; its target network follows its own, softly or by copies
+
+Agents share experience and nothing else. The run ends by choosing: its values are those of the agent whose latest
+training episodes brought most. Asynchronous Q-learning with shared experience, after Mnih et al. 2016 and Nair et al. 2015.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, final
+
+import numpy as np
+
+from qfleet.deep.actor_service import ActorService, GatherReport
+from qfleet.deep.members import NetworkRun, worker_seed
+from qfleet.deep.parameters import Parameters
+from qfleet.errors import QfleetError
+from qfleet.fleet import Fleet, Future
+from qfleet.replay.recorder import Block
+from qfleet.replay.sample import Sample
+from qfleet.topologies.crew import START_SECONDS, Crew
+from qfleet.topologies.replay_service import Learned, ReplayService, learn_sample
+from qfleet.topologies.restarts import Restarts
+from qfleet.topologies.services import ServicesTopology
+from qfleet.topologies.topology import Turn
+
+_RECENT_EPISODES = 20
+
+
+@dataclass(frozen=True)
+class AsynchronousConfig:
+    """How long an agent acts between two turns of learning, and how long a silent one is waited for."""
+
+    block_steps: int = 64
+    """Steps of an agent between two turns of learning, rounded up to whole steps of its environments."""
+    stall_timeout_seconds: float = 60.0
+    """A member that is silent for longer is lost."""
+
+    def __post_init__(self) -> None:
+        if self.block_steps < 1:
+            raise QfleetError(f"block_steps is {self.block_steps}; it must be at least 1")
+        if not self.stall_timeout_seconds > 0:
+            raise QfleetError(f"stall_timeout_seconds is {self.stall_timeout_seconds}; it must be above 0")
+
+
+@final
+class AsynchronousAgent:
+    """Environments, an online and a target network."""
+
+    def __init__(self, run: NetworkRun, config: AsynchronousConfig, rank: int, incarnation: int) -> None:
+        seed = worker_seed(run.seed, rank, incarnation)
+        self._actor = ActorService(partial(run.members.make_actor, run.share, seed, config.block_steps))
+        self._learner = run.members.make_learner(run.share, seed)
+        self._learner.warm_start(run.initial)
+
+    def start(self) -> None:
+        """Begins the first episodes."""
+        self._actor.start()
+
+    def answer(self) -> None:
+        """It is there."""
+
+    def act(self, max_steps: int) -> GatherReport:
+        """A block with its own network; `take_block` gives it."""
+        return self._actor.gather(self._learner.publish(), max_steps)
+
+    def take_block(self) -> Block:
+        """What was gathered last."""
+        return self._actor.take_block()
+
+    def begin_anew(self) -> int:
+        """Breaks its episodes off, as what it wrote is lost; the number of the next frame."""
+        return self._actor.begin_anew()
+
+    def learn(self, sample: Sample | None, importance_exponent: float) -> Learned:
+        """Updates of its own network."""
+        if sample is None:
+            return Learned(0, self._learner.num_updates)
+        return learn_sample(self._learner, sample, importance_exponent)
+
+    def parameters(self) -> Parameters:
+        """Its online network's."""
+        return self._learner.publish()
+
+    def set_parameters(self, parameters: Parameters) -> None:
+        """Begins from these."""
+        self._learner.warm_start(parameters)
+
+    def statistics(self) -> dict[str, float]:
+        """Means since the last call."""
+        return self._learner.take_statistics()
+
+    def save_state(self) -> dict[str, Any]:
+        """Environments and networks; `take_block` gives what belongs before them."""
+        actor = self._actor.pause()
+        return {"actor": actor, "updates": self._learner.num_updates, "learner": self._learner.save_state()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """The reverse."""
+        self._actor.resume(state["actor"])
+        self._learner.num_updates = state["updates"]
+        self._learner.load_state(state["learner"])
+
+    def close(self) -> None:
+        """Closes its environments."""
+        self._actor.close()
+
+
+@final
+class Asynchronous(ServicesTopology):
+    """Every agent has a chain of calls of its own under way; none waits for another."""
+
+    def __init__(self, fleet: Fleet, run: NetworkRun, config: AsynchronousConfig, restarts: Restarts) -> None:
+        self._run, self._config = run, config
+        timeout, workers = config.stall_timeout_seconds, run.num_workers
+        make_replay = partial(ReplayService, run, run.config, workers, config.block_steps, 0)
+        self._replay = Crew(fleet, "replay", [make_replay], restarts, timeout)
+        makers = [partial(AsynchronousAgent, run, config, rank) for rank in range(workers)]
+        self._agents = Crew(fleet, "agent", makers, restarts, timeout)
+        super().__init__([self._replay, self._agents], timeout)
+        self._acting: dict[int, Future] = {}
+        self._steps, self._updates = [0] * workers, [0] * workers
+        self._recent = [deque[float](maxlen=_RECENT_EPISODES) for _ in range(workers)]
+
+    @property
+    def num_steps(self) -> int:
+        """Of all agents."""
+        return sum(self._steps)
+
+    @property
+    def num_updates(self) -> int:
+        """Of all agents."""
+        return sum(self._updates)
+
+    def _start_idle(self) -> None:
+        for rank in range(len(self._agents)):
+            if rank not in self._chains and self._steps[rank] < self._share(rank):
+                self._start(rank)
+
+    def _share(self, rank: int) -> int:
+        """Steps of one agent in the whole run."""
+        total, workers = self._run.total_steps, len(self._agents)
+        return total // workers + (rank < total % workers)
+
+    def _start(self, rank: int) -> None:
+        """Act, store, draw, learn; blocks and samples go from service to service."""
+        run, agents, replay = self._run, self._agents, self._replay
+        steps = min(self._config.block_steps, self._share(rank) - self._steps[rank])
+        due = run.share.updates_due(self._steps[rank] + steps) - self._updates[rank]
+        exponent = run.config.importance_exponent_at(self.num_steps / run.total_steps)
+        self._acting[rank] = agents.call(rank, "act", steps)
+        replay.call(0, "append", rank, agents.call(rank, "take_block"))
+        sample = replay.call(0, "sample", max(0, due), run.config.batch_size)
+        learned = agents.call(rank, "learn", sample, exponent)
+        if run.config.priority_exponent:
+            replay.call(0, "prioritize", learned)
+        self._chains.watch(rank, learned)
+
+    def _finish(self, tag: int, future: Future) -> Turn:
+        learned: Learned = future.result(self._timeout_seconds)
+        report: GatherReport = self._acting.pop(tag).result(self._timeout_seconds)
+        self._steps[tag] += report.num_steps
+        self._updates[tag] += learned.num_updates
+        self._recent[tag].extend(report.returns)
+        lengths = tuple(float(length) for length in report.lengths)
+        return Turn(len(lengths), tuple(report.returns), lengths)
+
+    def _take_in(self, lost: Sequence[tuple[Crew, int]]) -> None:
+        """A new agent begins with the best of the others' parameters; what a lost replay held is gathered anew."""
+        newcomers = [number for crew, number in lost if crew is self._agents]
+        for rank in newcomers:
+            self._agents.one(rank, "set_parameters", self._parameters_for(newcomers))
+        has_new_replay = any(crew is self._replay for crew, _ in lost)
+        for rank in range(len(self._agents)) if has_new_replay else newcomers:
+            first = self._agents.one(rank, "begin_anew")
+            self._replay.one(0, "restart_writer", rank, first)
+
+    def _parameters_for(self, newcomers: Sequence[int]) -> Parameters:
+        others = [rank for rank in range(len(self._agents)) if rank not in newcomers]
+        if not others:
+            return self._run.initial
+        return self._agents.one(self._best(others), "parameters")
+
+    def _best(self, ranks: Sequence[int]) -> int:
+        """Whose latest episodes brought most."""
+        return max(ranks, key=lambda rank: np.mean(self._recent[rank]) if self._recent[rank] else -np.inf)
+
+    def parameters(self) -> Parameters:
+        """Those of the agent whose latest episodes brought most."""
+        best = self._best(range(len(self._agents)))
+        found: Parameters = self._agents.one(best, "parameters", timeout_seconds=START_SECONDS)
+        return Parameters(self.num_updates, found.vector, found.buffers)
+
+    def set_parameters(self, parameters: Parameters) -> None:
+        """Gives them to all agents."""
+        self._agents.all("set_parameters", parameters, timeout_seconds=START_SECONDS)
+
+    def measured(self) -> dict[str, float]:
+        """The agents' means."""
+        found = self._agents.all("statistics")
+        names = set().union(*found)
+        return {name: float(np.mean([one[name] for one in found if name in one])) for name in names}
+
+    def save_state(self) -> dict[str, Any]:
+        """Agents and replay."""
+        self._come_to_rest()
+        agents = {str(rank): self._agents.one(rank, "save_state") for rank in range(len(self._agents))}
+        for rank in range(len(self._agents)):
+            self._replay.one(0, "append", rank, self._agents.call(rank, "take_block"))
+        return {
+            "agents": agents,
+            "replay": self._replay.one(0, "save_state", timeout_seconds=START_SECONDS),
+            "steps": list(self._steps),
+            "updates": list(self._updates),
+            "recent": [list(returns) for returns in self._recent],
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Goes on with them."""
+        self._replay.one(0, "load_state", state["replay"], timeout_seconds=START_SECONDS)
+        for rank in range(len(self._agents)):
+            self._agents.one(rank, "load_state", state["agents"][str(rank)], timeout_seconds=START_SECONDS)
+            self._recent[rank].extend(state["recent"][rank])
+        self._steps, self._updates = list(state["steps"]), list(state["updates"])
+        self._begun = True
