@@ -14,6 +14,7 @@ from qfleet.topologies.data_parallel import DataParallelConfig
 from qfleet.topologies.data_parallel_episodes import EpisodesConfig
 from qfleet.topologies.model_parallel import ModelParallelConfig
 from qfleet.topologies.overlapped import OverlappedConfig
+from qfleet.topologies.parameter_server import ParameterServerConfig
 from qfleet.topologies.partitioned import PartitionedConfig
 from qfleet.topologies.pooled import PooledConfig
 from qfleet.topologies.serial import SerialConfig, TableSerialConfig
@@ -34,6 +35,7 @@ TopologyName = Literal[
     "model-parallel",
     "pooled",
     "asynchronous",
+    "parameter-server",
 ]
 Device = Literal["auto", "cpu", "cuda"]
 Exact = Literal["auto", "yes", "no"]
@@ -45,6 +47,7 @@ DeepTopologyConfig = (
     | ModelParallelConfig
     | PooledConfig
     | AsynchronousConfig
+    | ParameterServerConfig
 )
 TableTopologyConfig = TableSerialConfig | SharedConfig | AveragedConfig | PartitionedConfig
 TopologyConfig = DeepTopologyConfig | TableTopologyConfig | EpisodesConfig
@@ -69,6 +72,7 @@ TOPOLOGY_CONFIGS: dict[Kind, dict[TopologyName, type[TopologyConfig]]] = {
         "model-parallel": ModelParallelConfig,
         "pooled": PooledConfig,
         "asynchronous": AsynchronousConfig,
+        "parameter-server": ParameterServerConfig,
     },
     "policy": {"serial": EpisodesConfig, "data-parallel": EpisodesConfig},
 }

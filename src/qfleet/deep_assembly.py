@@ -22,6 +22,7 @@ from qfleet.topologies.model_parallel import ModelParallel, ModelParallelConfig,
 from qfleet.topologies.network_rounds import NetworkRounds
 from qfleet.topologies.one_learner import Team
 from qfleet.topologies.overlapped import Overlapped, OverlappedConfig
+from qfleet.topologies.parameter_server import ParameterServer, ParameterServerConfig
 from qfleet.topologies.pooled import Pooled, PooledConfig
 from qfleet.topologies.restarts import Restarts
 from qfleet.topologies.serial import Serial, SerialConfig
@@ -81,7 +82,7 @@ def make_topology(
         set_thread_budget(num_own_threads=problem.settings.run.workers)
     if isinstance(config, ModelParallelConfig):
         return _model_parallel(problem, members, fleet, config)
-    if isinstance(config, PooledConfig | AsynchronousConfig):
+    if isinstance(config, PooledConfig | AsynchronousConfig | ParameterServerConfig):
         return _services(problem, members, fleet, config, restarts)
     assert isinstance(config, AveragedConfig | DataParallelConfig)
     return _rounds(problem, members, fleet, config, restarts)
@@ -148,7 +149,7 @@ def _services(
     problem: Problem,
     members: NetworkMembers,
     fleet: Fleet,
-    config: PooledConfig | AsynchronousConfig,
+    config: PooledConfig | AsynchronousConfig | ParameterServerConfig,
     restarts: Restarts,
 ) -> Topology:
     """Members of several roles, each a service."""
@@ -157,4 +158,6 @@ def _services(
     told = NetworkRun(members, dqn, run.seed, run.steps, run.workers, learner.publish())
     if isinstance(config, AsynchronousConfig):
         return Asynchronous(fleet, told, config, restarts)
+    if isinstance(config, ParameterServerConfig):
+        return ParameterServer(fleet, told, config, restarts)
     return Pooled(fleet, told, learner, config, restarts)

@@ -107,6 +107,10 @@ class Learner(ABC):
         """Goes on from these; the target network and the optimizer stay as they are."""
 
     @abstractmethod
+    def move_target(self) -> None:
+        """Moves the target network towards the online one, as far as the settings say."""
+
+    @abstractmethod
     def warm_start(self, parameters: Parameters) -> None:
         """Begins from another run's parameters, the target network too; raises QfleetError for another network's."""
 

@@ -17,6 +17,7 @@ BACKENDS: dict[str, tuple[Backend, ...]] = {
     "model-parallel": ("processes", "ray", "mpi"),
     "pooled": _SERVICES,
     "asynchronous": _SERVICES,
+    "parameter-server": _SERVICES,
 }
 """The default first; what is not in it is refused. MPI has groups alone, no services that are called one by one."""
 

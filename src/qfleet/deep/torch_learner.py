@@ -235,14 +235,15 @@ class ModuleLearner(Learner):
         """Update `number`: Adam, and the target's move if one is due; the gradient's norm, if finite."""
         norm = self._adam(gradient, number)
         if np.isfinite(norm) and number % self._rule.target_update_every_updates == 0:
-            self._move_target()
+            self.move_target()
         return norm
 
     @abstractmethod
     def _adam(self, gradient: Tensor, number: int) -> float:
         """Clips the gradient and makes the optimizer's step, unless the norm, which is returned, is not finite."""
 
-    def _move_target(self) -> None:
+    def move_target(self) -> None:
+        """Towards the online one."""
         rate = self._rule.target_update_rate
         if rate >= 1:
             self._target.copy_from(self._online)

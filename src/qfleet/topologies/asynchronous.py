@@ -6,7 +6,8 @@
         learn from them; its target network follows its own, softly or by copies
 
 Agents share experience and nothing else. The run ends by choosing: its values are those of the agent whose latest
-training episodes brought most. Asynchronous Q-learning with shared experience, after Mnih et al. 2016 and Nair et al. 2015.
+training episodes brought most. Asynchronous Q-learning with shared experience, after Mnih et al. 2016 and Nair et
+al. 2015.
 """
 
 from collections import deque

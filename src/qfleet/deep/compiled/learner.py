@@ -11,6 +11,7 @@ from qfleet.deep.compiled.plan import Plan
 from qfleet.deep.dqn import DQNConfig
 from qfleet.deep.learner import Gradient, Learner, Policy
 from qfleet.deep.networks import NetworkShape, compiled_plan
+from qfleet.deep.optimizer import move_towards
 from qfleet.deep.parameters import Parameters, check_same_network, initial_parameters
 from qfleet.replay.replay import Batch, ReplayView
 
@@ -76,6 +77,10 @@ class CompiledLearner(Learner):
     def set_parameters(self, parameters: Parameters) -> None:
         """Goes on from these."""
         self._vectors.parameters[:] = parameters.vector
+
+    def move_target(self) -> None:
+        """Towards the online one."""
+        move_towards(self._vectors.target, self._vectors.parameters, self._rule.target_update_rate)
 
     def warm_start(self, parameters: Parameters) -> None:
         """Begins from another run's parameters."""

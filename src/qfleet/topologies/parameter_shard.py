@@ -1,0 +1,117 @@
+"""A parameter server's shard: a slice of the parameters, moved by gradients that workers push."""
+
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qfleet.deep.optimizer import adam
+from qfleet.deep.rules import UpdateRule
+
+
+@dataclass(frozen=True)
+class ServerReport:
+    """How a shard is."""
+
+    version: int
+    """Updates that it has made."""
+    num_dropped: int
+    """Gradients that came too late and were not applied, so far."""
+    staleness: int
+    """Updates between what the latest gradient was computed with and its arrival."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A shard's parameters, as workers pull them."""
+
+    report: ServerReport
+    values: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class PushedGradient:
+    """A worker's gradient, for one shard."""
+
+    worker: tuple[int, int]
+    """Its rank, and how often it was replaced."""
+    number: int
+    """Of this gradient among the worker's, from 1."""
+    version: int
+    """Of the parameters it was computed with, in this shard."""
+    values: NDArray[np.float32]
+    norm: float
+    """Of the whole gradient, of all shards."""
+
+
+@final
+class ParameterShard:
+    """Applies every gradient at most once, and none that is too stale."""
+
+    def __init__(self, initial: NDArray[np.float32], rule: UpdateRule, max_staleness: int) -> None:
+        self._parameters = initial.copy()
+        self._moments = np.zeros((2, len(initial)), np.float32)
+        self._rule, self._max_staleness = rule, max_staleness
+        self._version, self._num_dropped, self._staleness = 0, 0, 0
+        self._applied: dict[tuple[int, int], int] = {}
+        """The number of each worker's latest gradient."""
+
+    def start(self) -> None:
+        """It is there."""
+
+    def answer(self) -> None:
+        """It is there."""
+
+    def pull(self) -> Slice:
+        """The parameters as they are."""
+        report = ServerReport(self._version, self._num_dropped, self._staleness)
+        return Slice(report, self._parameters.copy())
+
+    def push(self, gradient: PushedGradient | None) -> Slice:
+        """Makes an update, unless the gradient was here before or is too stale; then gives the parameters."""
+        if gradient is not None and gradient.number > self._applied.get(gradient.worker, 0):
+            self._applied[gradient.worker] = gradient.number
+            self._staleness = self._version - gradient.version
+            if self._staleness > self._max_staleness:
+                self._num_dropped += 1
+            else:
+                self._update(gradient)
+        return self.pull()
+
+    def _update(self, gradient: PushedGradient) -> None:
+        rule, factor = self._rule, 1.0
+        if gradient.norm > rule.max_gradient_norm:
+            factor = rule.max_gradient_norm / (gradient.norm + 1e-6)
+        self._version += 1
+        adam(
+            self._parameters,
+            gradient.values * np.float32(factor),
+            self._moments[0],
+            self._moments[1],
+            self._version,
+            rule.learning_rate,
+            rule.adam_epsilon,
+            np.inf,
+        )
+
+    def set_values(self, values: NDArray[np.float32]) -> None:
+        """Goes on from these."""
+        self._parameters[:] = values
+
+    def save_state(self) -> dict[str, Any]:
+        """All of it; which gradients were applied is known by whoever pushes."""
+        return {
+            "parameters": self._parameters.copy(),
+            "moments": self._moments.copy(),
+            "version": self._version,
+            "dropped": self._num_dropped,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """The reverse."""
+        self._parameters[:], self._moments[:] = state["parameters"], state["moments"]
+        self._version, self._num_dropped = state["version"], state["dropped"]
+
+    def close(self) -> None:
+        """There is nothing to free."""
