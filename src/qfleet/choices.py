@@ -8,6 +8,7 @@ from qfleet.environments.config import EnvironmentConfig
 from qfleet.states.config import StatesConfig
 from qfleet.tabular.config import TabularConfig
 from qfleet.tabular.program import Rule
+from qfleet.topologies.ape_x import ApeXConfig
 from qfleet.topologies.asynchronous import AsynchronousConfig
 from qfleet.topologies.averaged import AveragedConfig
 from qfleet.topologies.data_parallel import DataParallelConfig
@@ -36,6 +37,7 @@ TopologyName = Literal[
     "pooled",
     "asynchronous",
     "parameter-server",
+    "ape-x",
 ]
 Device = Literal["auto", "cpu", "cuda"]
 Exact = Literal["auto", "yes", "no"]
@@ -48,6 +50,7 @@ DeepTopologyConfig = (
     | PooledConfig
     | AsynchronousConfig
     | ParameterServerConfig
+    | ApeXConfig
 )
 TableTopologyConfig = TableSerialConfig | SharedConfig | AveragedConfig | PartitionedConfig
 TopologyConfig = DeepTopologyConfig | TableTopologyConfig | EpisodesConfig
@@ -73,6 +76,7 @@ TOPOLOGY_CONFIGS: dict[Kind, dict[TopologyName, type[TopologyConfig]]] = {
         "pooled": PooledConfig,
         "asynchronous": AsynchronousConfig,
         "parameter-server": ParameterServerConfig,
+        "ape-x": ApeXConfig,
     },
     "policy": {"serial": EpisodesConfig, "data-parallel": EpisodesConfig},
 }

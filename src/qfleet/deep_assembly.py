@@ -15,6 +15,7 @@ from qfleet.environments.making import EnvironmentDescription
 from qfleet.errors import QfleetError
 from qfleet.fleet import Fleet
 from qfleet.network_members import NetworkMembers, module_maker
+from qfleet.topologies.ape_x import ApeX, ApeXConfig
 from qfleet.topologies.asynchronous import Asynchronous, AsynchronousConfig
 from qfleet.topologies.averaged import Averaged, AveragedConfig
 from qfleet.topologies.data_parallel import DataParallel, DataParallelConfig
@@ -82,7 +83,7 @@ def make_topology(
         set_thread_budget(num_own_threads=problem.settings.run.workers)
     if isinstance(config, ModelParallelConfig):
         return _model_parallel(problem, members, fleet, config)
-    if isinstance(config, PooledConfig | AsynchronousConfig | ParameterServerConfig):
+    if isinstance(config, PooledConfig | AsynchronousConfig | ParameterServerConfig | ApeXConfig):
         return _services(problem, members, fleet, config, restarts)
     assert isinstance(config, AveragedConfig | DataParallelConfig)
     return _rounds(problem, members, fleet, config, restarts)
@@ -149,7 +150,7 @@ def _services(
     problem: Problem,
     members: NetworkMembers,
     fleet: Fleet,
-    config: PooledConfig | AsynchronousConfig | ParameterServerConfig,
+    config: PooledConfig | AsynchronousConfig | ParameterServerConfig | ApeXConfig,
     restarts: Restarts,
 ) -> Topology:
     """Members of several roles, each a service."""
@@ -160,4 +161,6 @@ def _services(
         return Asynchronous(fleet, told, config, restarts)
     if isinstance(config, ParameterServerConfig):
         return ParameterServer(fleet, told, config, restarts)
+    if isinstance(config, ApeXConfig):
+        return ApeX(fleet, told, config, restarts)
     return Pooled(fleet, told, learner, config, restarts)

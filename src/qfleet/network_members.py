@@ -34,11 +34,22 @@ class NetworkMembers:
         """0 where no action is ever masked."""
         return self.description.num_actions if self.description.masks_actions else 0
 
-    def make_actor(self, config: DQNConfig, seed: int, block_steps: int) -> Actor:
+    def make_actor(
+        self, config: DQNConfig, seed: int, block_steps: int, *, makes_priorities: bool = False
+    ) -> Actor:
         """Environments of its own, and a policy that explores them."""
-        return self.make_actor_with(config, seed, block_steps, self.make_policy())
+        policy = self.make_policy()
+        return self.make_actor_with(config, seed, block_steps, policy, makes_priorities=makes_priorities)
 
-    def make_actor_with(self, config: DQNConfig, seed: int, block_steps: int, policy: Policy) -> Actor:
+    def make_actor_with(
+        self,
+        config: DQNConfig,
+        seed: int,
+        block_steps: int,
+        policy: Policy,
+        *,
+        makes_priorities: bool = False,
+    ) -> Actor:
         """The same with a policy of somebody else's."""
         return Actor(
             make(self.problem.gymnasium_source, self.problem.settings.environments),
@@ -47,6 +58,7 @@ class NetworkMembers:
             num_mask_actions=self.num_mask_actions,
             seed=seed,
             block_steps=block_steps,
+            makes_priorities=makes_priorities,
         )
 
     def make_learner(self, config: DQNConfig, seed: int) -> Learner:

@@ -16,7 +16,9 @@ from qfleet.replay.shard import ReplayShard
 class Members(Protocol):
     """Makes actors, learners and replays of one run; picklable."""
 
-    def make_actor(self, config: DQNConfig, seed: int, block_steps: int) -> Actor:
+    def make_actor(
+        self, config: DQNConfig, seed: int, block_steps: int, *, makes_priorities: bool = False
+    ) -> Actor:
         """Environments of its own, and a policy that explores them as `config` says."""
         ...
 

@@ -18,6 +18,7 @@ BACKENDS: dict[str, tuple[Backend, ...]] = {
     "pooled": _SERVICES,
     "asynchronous": _SERVICES,
     "parameter-server": _SERVICES,
+    "ape-x": _SERVICES,
 }
 """The default first; what is not in it is refused. MPI has groups alone, no services that are called one by one."""
 
