@@ -25,6 +25,7 @@ def test_every_algorithm_and_topology_has_a_line(call: Call) -> None:
     names = [name for known in TOPOLOGY_CONFIGS.values() for name in known]
     assert [line.split()[0] for line in lines if line.startswith("  ")] == names
     assert all(len(line.split()) > 5 for line in lines if line.startswith("  "))
+    assert not any("ettings of" in line for line in lines), "the idea is meant"
 
 
 def test_the_matrix_says_what_is_supported(call: Call) -> None:

@@ -1,4 +1,4 @@
-"""The settings of the topology partitioned."""
+"""Settings of partitioned: every worker owns some of the states, and their rows of the table are nowhere else."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
