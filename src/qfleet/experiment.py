@@ -8,9 +8,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+import gymnasium
+
 from qfleet.assembly import Problem, check, with_workers
 from qfleet.backends.mpi_launch import num_ranks
 from qfleet.choices import ALGORITHM_CONFIGS, TopologyName, is_rule
+from qfleet.environments.config import EnvironmentConfig
+from qfleet.environments.making import steps_in_python
 from qfleet.errors import QfleetError
 from qfleet.evaluation import FINAL, evaluation_seed
 from qfleet.interruption import Interruption
@@ -23,6 +27,8 @@ from qfleet.sources import Source, default_algorithm, source_name, world_of
 from qfleet.states.config import StatesConfig
 from qfleet.training import Status, Training
 from qfleet.tuned import default_settings, owner_of, with_values
+from qfleet.worlds.mdp import MDP
+from qfleet.worlds.world import World
 
 if TYPE_CHECKING:
     from torch import nn
@@ -213,10 +219,21 @@ def starting_settings(environment: Source, values: dict[str, Any]) -> Settings:
     topology = values.get("topology")
     if algorithm not in ALGORITHM_CONFIGS or topology not in (None, *get_args(TopologyName)):
         RunConfig(algorithm=algorithm, topology=topology or "serial")  # which says what it must be
-    compiled = is_rule(algorithm) and world_of(environment, states) is not None
+    if is_rule(algorithm):
+        compiled = world_of(environment, states) is not None
+    else:
+        compiled = not _fights_for_python(environment, values)
     name = environment if isinstance(environment, str) else source_name(environment)
     settings = default_settings(source_name(environment), topology, algorithm, compiled=compiled)
     return replace(settings, environment=name)
+
+
+def _fights_for_python(environment: Source, values: dict[str, Any]) -> bool:
+    """Whether workers on threads would step their environments one at a time."""
+    if isinstance(environment, gymnasium.Env | World | MDP):
+        return False
+    given = {item.name: values[item.name] for item in fields(EnvironmentConfig) if item.name in values}
+    return steps_in_python(environment, EnvironmentConfig(**given))
 
 
 def with_ranks(settings: Settings, backend: str | None) -> Settings:

@@ -119,14 +119,15 @@ def default_settings(
     *,
     compiled: bool = True,
 ) -> Settings:
-    """What a run of `environment` begins from; of a table, whether it is stepped in kernels matters."""
+    """What a run of `environment` begins from; whether it is stepped without Python in the way decides where."""
     kind = kind_of(algorithm)
     name = default_topology(kind) if topology is None else topology
     if name not in TOPOLOGY_CONFIGS[kind]:
         RunConfig(algorithm=algorithm, topology=name)  # which says what works
     if kind == "table":
         return _table_settings(environment, algorithm, name, compiled)
-    run = RunConfig(algorithm=algorithm, topology=name, backend=BACKENDS[name][0])
+    backend = "processes" if not compiled and "processes" in BACKENDS[name] else BACKENDS[name][0]
+    run = RunConfig(algorithm=algorithm, topology=name, backend=backend)
     config = ALGORITHM_CONFIGS[algorithm]()
     settings = Settings(environment, run, algorithm=config, topology=TOPOLOGY_CONFIGS[kind][name]())
     for pattern, values in (TUNED if kind == "deep" else TUNED_POLICIES).items():

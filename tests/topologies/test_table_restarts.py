@@ -14,7 +14,11 @@ import pytest
 
 import qfleet
 from qfleet.errors import FleetError, QfleetError
+from qfleet.topologies.averaged import Averaged, AveragedConfig
+from qfleet.topologies.restarts import Restarts
+from tests.backends.members import FLEETS
 from tests.tables import table_bytes
+from tests.topologies.table_teams import task_of, world_named
 
 RUN: dict[str, Any] = {
     "algorithm": "q-learning",
@@ -82,6 +86,23 @@ def test_killed_workers_are_replaced_and_the_bits_are_those_of_a_run_without_fau
         and "new workers go on from step" in told
         and "(restart 1 of 6)" in told
     )
+
+
+def test_who_is_lost_again_and_again_still_comes_further() -> None:
+    """On the way back to where they were workers are seen to: what is caught up is never to be done again."""
+    task = task_of(world_named("GridWorld-16"), "q-learning", 10**9, 2)
+    fleet = FLEETS["processes"]()
+    try:
+        team = Averaged(fleet, task, AveragedConfig(sync_every_steps=5000), Restarts(9))
+        team.prepare()
+        for _ in range(20):
+            team.advance(team.num_steps + 1)
+        assert team._snapshot is not None and team._snapshot.num_steps == 0
+        os.kill(_workers()[-1], signal.SIGKILL)
+        team.advance(team.num_steps + 1)
+        assert team._snapshot.num_steps == 2 * 5000, "after the first call that was made again"
+    finally:
+        fleet.close()
 
 
 def test_a_stopped_worker_is_replaced(tmp_path: Path) -> None:

@@ -88,6 +88,20 @@ def pick_engine(factory: SingleFactory) -> str:
     return "processes" if factory.config.num_envs > 1 and _is_slow(factory) else "in-process"
 
 
+def steps_in_python(environment: EnvironmentSource, config: EnvironmentConfig) -> bool:
+    """Whether every environment is stepped by Python code of its own, as far as can be said without making one."""
+    if config.engine not in ("auto", "in-process"):
+        return False
+    if not isinstance(environment, str):
+        return True
+    name = SingleFactory(environment, config).name
+    import_modules(config.import_modules)
+    spec = find_spec(environment)
+    if spec is None or spec.entry_point is None or name.startswith("ALE/"):
+        return False
+    return spec.vector_entry_point is None or config.num_envs < LEAST_VECTOR_ENVS
+
+
 def _is_slow(factory: SingleFactory, num_steps: int = 7) -> bool:
     """Whether the median step of one environment takes more than a millisecond, and there are cores."""
     if (os.cpu_count() or 1) == 1:

@@ -291,16 +291,19 @@ class TableTopology(ABC):
     def _take_snapshot_if_due(self) -> None:
         if self._restarts is None or not self._restarts.allowed or not self._workers.can_be_replaced:
             return
-        is_due = self._task.can_pause_anywhere and self._restarts.is_snapshot_due()
-        if self._snapshot is None or is_due:
-            started = time.perf_counter()
-            self._lasting(self._take_snapshot)
-            self._restarts.note_snapshot(time.perf_counter() - started)
+        if self._snapshot is None or self._is_snapshot_due():
+            self._lasting(lambda: self._take_snapshot(self.num_steps))
 
-    def _take_snapshot(self) -> None:
-        old = self._snapshot
+    def _is_snapshot_due(self) -> bool:
+        assert self._restarts is not None, "there are snapshots"
+        return self._task.can_pause_anywhere and self._restarts.is_snapshot_due()
+
+    def _take_snapshot(self, num_steps: int) -> None:
+        assert self._restarts is not None, "there are snapshots"
+        old, started = self._snapshot, time.perf_counter()
         states = self._workers.keep("save_state", *range(len(self._workers)))
-        self._snapshot = Snapshot(self.num_steps, self._keep_tables(), states)
+        self._snapshot = Snapshot(num_steps, self._keep_tables(), states)
+        self._restarts.note_snapshot(time.perf_counter() - started)
         if old is not None:
             self._workers.forget([*old.states, *self._kept_in(old.tables)])
 
@@ -311,17 +314,20 @@ class TableTopology(ABC):
         try:
             while True:
                 self._restarts.spend(error, snapshot.num_steps)
+                self._restarts.want_snapshot()
                 try:
                     self._workers.replace()
                     return self._go_back_and_on(snapshot)
                 except FleetError as another:
-                    error = another
+                    error, snapshot = another, self._snapshot or snapshot
         finally:
             self._is_recovering = False
-            self._restarts.want_snapshot()
 
     def _go_back_and_on(self, snapshot: Snapshot) -> None:
-        """To where the snapshot was taken, and from there, in calls no longer than others were, to where they were."""
+        """To where the snapshot was taken, and from there, in calls no longer than others were, to where they were.
+
+        A snapshot is taken on the way: however often workers are lost, each time they come further.
+        """
         self._workers.all("start", timeout_seconds=self._start_seconds)
         self._give_tables(snapshot.tables)
         self._workers.each("load_state", [(state,) for state in snapshot.states], self._start_seconds)
@@ -329,6 +335,8 @@ class TableTopology(ABC):
         while made < self.num_steps:
             until = min(self.num_steps, made + self._longest_call_steps)
             made = self._steps_of(self._workers.all("advance", until, None))
+            if self._is_snapshot_due():
+                self._take_snapshot(made)
 
     def forget_snapshot(self) -> None:
         """What the workers hold was changed by other means than `advance`."""
