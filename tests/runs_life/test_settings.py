@@ -4,6 +4,7 @@ import dataclasses
 import json
 from typing import Any, get_args
 
+import gymnasium
 import numpy as np
 import pytest
 
@@ -180,3 +181,27 @@ def test_the_stepping_that_settings_decide() -> None:
     assert StatesConfig(wrappers=("TimeLimit=5",)).known_stepping == "python"
     assert StatesConfig(stepping="compiled").known_stepping == "compiled"
     assert np.isfinite(StatesConfig(discretize=3, bounds=(0.0, 1.0)).bounds).all()
+
+
+def _makes_cart_pole() -> gymnasium.Env:
+    return gymnasium.make("CartPole-v1")
+
+
+@pytest.mark.parametrize(
+    ("environment", "values", "backend"),
+    [
+        ("CartPole-v1", {"topology": "ape-x"}, "threads"),
+        ("CartPole-v1", {"topology": "averaged", "num_envs": 1}, "processes"),
+        ("CartPole-v1", {"topology": "averaged", "engine": "processes"}, "threads"),
+        ("CartPole-v1", {"topology": "model-parallel"}, "processes"),
+        ("LunarLander-v3", {"topology": "ape-x"}, "processes"),
+        ("LunarLander-v3", {"topology": "ape-x", "backend": "threads"}, "threads"),
+        ("LunarLander-v3", {}, "threads"),
+        (_makes_cart_pole, {"topology": "pooled"}, "processes"),
+    ],
+)
+def test_workers_on_threads_do_not_wait_for_one_anothers_python(
+    environment: Any, values: dict[str, Any], backend: str
+) -> None:
+    settings = make_settings(environment, None, {"algorithm": "dqn"} | values)
+    assert settings.run.backend == backend
