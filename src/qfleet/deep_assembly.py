@@ -118,7 +118,7 @@ def _rounds(
     initial = members.make_learner(dqn, run.seed).publish()
     block_steps = config.block_steps if isinstance(config, DataParallelConfig) else _AVERAGED_BLOCK_STEPS
     num_values = len(flat_values(initial))
-    task = NetworkTask(members, dqn, run.seed, run.steps, run.workers, num_values, block_steps)
+    task = NetworkTask(run.seed, run.steps, run.workers, num_values, members, dqn, block_steps)
     if isinstance(config, AveragedConfig):
         return NetworkRounds(Averaged(fleet, task, config, restarts), initial, run.steps)
     return NetworkRounds(DataParallel(fleet, task, config, restarts), initial, run.steps)

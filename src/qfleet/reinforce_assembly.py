@@ -66,13 +66,7 @@ def make_reinforce_topology(
     assert isinstance(settings.topology, EpisodesConfig)
     if run.backend == "threads":
         set_thread_budget(num_own_threads=run.workers)
-    task = ReinforceTask(
-        members,
-        settings.reinforce,
-        run.seed,
-        run.steps,
-        run.workers,
-        len(flat_values(initial)),
-    )
+    num_values = len(flat_values(initial))
+    task = ReinforceTask(run.seed, run.steps, run.workers, num_values, members, settings.reinforce)
     topology = DataParallelEpisodes(fleet, task, settings.topology, restarts)
     return NetworkRounds(topology, initial, run.steps)

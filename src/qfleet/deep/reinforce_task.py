@@ -11,7 +11,7 @@ from qfleet.deep.members import worker_seed
 from qfleet.deep.parameters import flat_values, from_flat_values
 from qfleet.deep.reinforce import ReinforceConfig
 from qfleet.deep.reinforce_learner import ReinforceLearner
-from qfleet.deep.task import NO_COUNTS
+from qfleet.deep.row_task import RowTask
 from qfleet.tabular.learner import Advance
 from qfleet.tabular.records import Table
 
@@ -28,37 +28,13 @@ class ReinforceMembers(Protocol):
         ...
 
 
+@final
 @dataclass(frozen=True)
-class ReinforceTask:
-    """What every worker learns: a policy's parameters, and behind them a module's buffers, are a table of one row."""
+class ReinforceTask(RowTask):
+    """What the workers of a policy learn, and with what."""
 
     members: ReinforceMembers
     config: ReinforceConfig
-    seed: int
-    total_steps: int
-    num_workers: int
-    num_values: int
-    """The policy's parameters and buffers."""
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(1, 1, num_values)."""
-        return 1, 1, self.num_values
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Of the values."""
-        return np.dtype(np.float32)
-
-    @property
-    def initial_value(self) -> float:
-        """Whoever starts the workers gives them values."""
-        return 0.0
-
-    @property
-    def counts_visits(self) -> bool:
-        """A network's numbers are updated all at once."""
-        return False
 
     @property
     def can_pause_anywhere(self) -> bool:
@@ -69,12 +45,6 @@ class ReinforceTask:
     def round_steps(self) -> int:
         """A round is an update, however many steps its episodes have."""
         return 1
-
-    def make_table(
-        self, values: NDArray[Any], *, weighted: bool = False, visits: NDArray[np.uint32] | None = None
-    ) -> Table:
-        """The values, with nothing counted beside them."""
-        return Table(values, np.zeros(NO_COUNTS, np.uint32), np.zeros(NO_COUNTS, np.float64))
 
     def make_learner(self, worker: int, table: Table, *, weighted: bool = False) -> "EpisodesLearner":
         """The learner of one worker."""

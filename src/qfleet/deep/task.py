@@ -1,4 +1,4 @@
-"""A network on the surface of a table: a row of numbers. Topologies that work in rounds cannot tell it from one."""
+"""A Q-network, its environments and its replay on the surface of a table, for topologies that work in rounds."""
 
 from dataclasses import dataclass
 from typing import Any, final
@@ -10,48 +10,24 @@ from qfleet.deep.dqn import DQNConfig
 from qfleet.deep.learner import Gradient
 from qfleet.deep.members import Members, share_of, worker_seed
 from qfleet.deep.parameters import Parameters, flat_values, from_flat_values
+from qfleet.deep.row_task import RowTask
 from qfleet.replay.replay import Batch
 from qfleet.tabular.learner import Advance
 from qfleet.tabular.records import Table
 
-NO_COUNTS = (0, 0, 0)
 ROUND_STEPS = 256
 
 
+@final
 @dataclass(frozen=True)
-class NetworkTask:
-    """What every worker learns: its parameters, with the buffers of a module behind them, are a table of one row."""
+class NetworkTask(RowTask):
+    """What the workers of a Q-network learn, and with what."""
 
     members: Members
     config: DQNConfig
     """Of the whole run."""
-    seed: int
-    total_steps: int
-    num_workers: int
-    num_values: int
-    """Parameters and buffers."""
     block_steps: int
     """Steps of a worker between two turns of learning."""
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(1, 1, num_values)."""
-        return 1, 1, self.num_values
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Of the values."""
-        return np.dtype(np.float32)
-
-    @property
-    def initial_value(self) -> float:
-        """Whoever starts the workers gives them values."""
-        return 0.0
-
-    @property
-    def counts_visits(self) -> bool:
-        """A network's numbers are updated all at once."""
-        return False
 
     @property
     def can_pause_anywhere(self) -> bool:
@@ -62,12 +38,6 @@ class NetworkTask:
     def round_steps(self) -> int:
         """Steps of each worker between two merges, if nothing else is asked for."""
         return ROUND_STEPS
-
-    def make_table(
-        self, values: NDArray[Any], *, weighted: bool = False, visits: NDArray[np.uint32] | None = None
-    ) -> Table:
-        """The values, with nothing counted beside them."""
-        return Table(values, np.zeros(NO_COUNTS, np.uint32), np.zeros(NO_COUNTS, np.float64))
 
     def make_learner(self, worker: int, table: Table, *, weighted: bool = False) -> "NetworkLearner":
         """The learner of one worker."""
