@@ -1,5 +1,6 @@
 """Networks under averaged and data-parallel: on every backend the same, resumed with the same bits, and learning."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from torch import nn
 
 import qfleet
 from qfleet.errors import FleetError, QfleetError
+from tests.backends import ray_cluster
+from tests.backends.mpiexec import finish, start
 from tests.environments.scripted import ScriptedEnv
 from tests.runs_life.tiny import TINY, assert_same_bits, final_checkpoint
 
@@ -63,6 +66,33 @@ def test_processes_learn_what_threads_learn(
     run = tiny(tmp_path / "run", topology, backend="processes")
     assert_same_bits(whole[topology].folder.path, tmp_path / "run")
     assert run.values.tobytes() == whole[topology].values.tobytes()
+
+
+@pytest.mark.parametrize("topology", ROUNDS)
+def test_nodes_of_a_ray_cluster_learn_it_too(
+    topology: str, whole: dict[str, qfleet.Run], tmp_path: Path
+) -> None:
+    tiny(tmp_path / "run", topology, backend="ray", address=ray_cluster.address())
+    assert_same_bits(whole[topology].folder.path, tmp_path / "run")
+
+
+def test_so_do_the_ranks_of_a_job(whole: dict[str, qfleet.Run], tmp_path: Path) -> None:
+    config = json.loads((whole["data-parallel"].folder.path / "config.json").read_text())
+    config["run"]["backend"] = "mpi"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    arguments = [
+        "-m",
+        "qfleet",
+        "train",
+        "--config",
+        tmp_path / "config.json",
+        "--out",
+        tmp_path / "run",
+        "--json",
+    ]
+    code, out, err = finish(start(tmp_path, 2, *arguments))
+    assert code == 0 and json.loads(out)["backend"] == "mpi", (out, err)
+    assert_same_bits(whole["data-parallel"].folder.path, tmp_path / "run")
 
 
 def test_workers_differ_in_what_they_see_and_not_in_what_they_know(whole: dict[str, qfleet.Run]) -> None:
