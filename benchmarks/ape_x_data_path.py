@@ -1,32 +1,41 @@
 """Ape-X's data path alone: frames of 84x84 bytes inserted while batches of 512 stacks of four are drawn.
 
-Actors only hand on frames recorded beforehand, the learner only sends priorities back; shards, inserts and draws are
-the real ones. What is to be reached are the rates of the paper's cluster (Horgan et al. 2018, arXiv 1803.00933,
-section 4.1: 360 actors, one GPU): 12.5 thousand transitions a second in and 9.7 thousand out, at once.
+Actors only hand on frames recorded beforehand, the learner only sends priorities back; shards, inserts, draws and the
+ways between the services are the real ones: blocks and batches go from service to service, never through the driver.
+Run as `python benchmarks/ape_x_data_path.py threads`, `processes` or `ray`. What is to be reached are the rates of the
+paper's cluster (Horgan et al. 2018, arXiv 1803.00933: 360 actors, one GPU): 12.5 thousand transitions a second in and
+9.7 thousand out, at once.
 """
 
+import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from timing import verdict
 
+from qfleet.backends.processes import ProcessFleet
 from qfleet.backends.threads import ThreadFleet
+from qfleet.deep.dqn import DQNConfig
+from qfleet.deep.members import NetworkRun
+from qfleet.deep.parameters import Parameters
 from qfleet.environments.vector import ObservationLayout, Step
 from qfleet.fleet import Fleet, Handle
 from qfleet.replay.rate_limiter import RateLimiter
 from qfleet.replay.recorder import Block, Recorder
-from qfleet.replay.replay import ReplayConfig
 from qfleet.replay.sample import Sample
 from qfleet.replay.shard import ReplayShard
+from qfleet.topologies.crew import Completions
+from qfleet.topologies.replay_service import Learned, ReplayService
 
 LAYOUT = ObservationLayout((84, 84), np.dtype(np.uint8), is_image=True, scale=1 / 255)
-CAPACITY, NUM_SHARDS, WRITERS_PER_SHARD = 60_000, 2, 4
+CAPACITY, NUM_ACTORS, NUM_SLOTS = 60_000, 2, 2
 NUM_ENVS, BLOCK_VECTOR_STEPS, N_STEP, BATCH = 5, 20, 3, 512
 BLOCK_STEPS = NUM_ENVS * BLOCK_VECTOR_STEPS
 INSERTS_PER_SECOND, SAMPLES_PER_SECOND = 12_500, 9_700
-WARM_SECONDS, SECONDS, TIMEOUT_SECONDS = 2.0, 8.0, 60.0
+WARM_SECONDS, SECONDS, TIMEOUT_SECONDS = 4.0, 10.0, 60.0
 
 
 class RecordedActor:
@@ -62,19 +71,60 @@ class ConsumingLearner:
     """Looks at every batch and sends priorities back, without learning."""
 
     def __init__(self) -> None:
-        self._random = np.random.default_rng(0)
+        self._random, self._num_updates = np.random.default_rng(0), 0
 
-    def consume(self, sample: Sample) -> np.ndarray:
-        """TD errors (1, BATCH) of the sample's only batch."""
+    def consume(self, sample: Sample) -> Learned:
+        """TD errors of the sample's only batch."""
         batch = sample.batches(0.4)[0]
         assert batch.observations.shape == (2 * BATCH, 4 * 84 * 84) and batch.weights.max() == 1
-        return np.abs(self._random.normal(size=(1, BATCH))).astype(np.float32)
+        self._num_updates += 1
+        errors = np.abs(self._random.normal(size=(1, BATCH))).astype(np.float32)
+        return Learned(1, self._num_updates, sample.drawn, (errors,))
+
+
+@dataclass(frozen=True)
+class RecordedMembers:
+    """Of all that a run is made of the shard alone."""
+
+    def make_shard(
+        self,
+        config: DQNConfig,
+        num_writers: int,
+        block_steps: int,
+        seed: int,
+        shard: int = 0,
+        incarnation: int = 0,
+    ) -> ReplayShard:
+        """As a run of Atari makes it."""
+        return ReplayShard(
+            config,
+            LAYOUT,
+            num_writers=num_writers,
+            frame_stack=4,
+            num_mask_actions=0,
+            num_envs=NUM_ENVS,
+            n_step=N_STEP,
+            max_steps_per_block=BLOCK_VECTOR_STEPS,
+            seed=seed,
+            shard=shard,
+            incarnation=incarnation,
+        )
 
 
 class DataPath:
     """The driver: keeps every service busy as far as the limiter lets it, and counts."""
 
     def __init__(self, fleet: Fleet) -> None:
+        config = DQNConfig(replay_capacity=CAPACITY, priority_exponent=0.6, batch_size=BATCH)
+        members: Any = RecordedMembers()
+        run = NetworkRun(members, config, 0, 10**9, NUM_ACTORS, Parameters(0, np.empty(0, np.float32)))
+        shard = partial(ReplayService, run, config, NUM_ACTORS, BLOCK_STEPS, 0, 0)
+        self._shard: Handle = fleet.start("the shard", shard)
+        self._actors = [
+            fleet.start(f"actor {number}", partial(RecordedActor, number)) for number in range(NUM_ACTORS)
+        ]
+        self._learner = fleet.start("the learner", ConsumingLearner)
+        self._chains: Completions[tuple[str, int]] = Completions(TIMEOUT_SECONDS)
         self._limiter = RateLimiter(
             SAMPLES_PER_SECOND / INSERTS_PER_SECOND,
             CAPACITY // 4,
@@ -82,80 +132,55 @@ class DataPath:
             largest_insert_steps=BLOCK_STEPS,
             largest_sample_updates=BATCH,
         )
-        config = ReplayConfig(replay_capacity=CAPACITY // NUM_SHARDS, priority_exponent=0.6)
-        make_shards = [
-            partial(
-                ReplayShard,
-                config,
-                LAYOUT,
-                num_writers=WRITERS_PER_SHARD,
-                frame_stack=4,
-                num_mask_actions=0,
-                num_envs=NUM_ENVS,
-                n_step=N_STEP,
-                max_steps_per_block=BLOCK_VECTOR_STEPS,
-                seed=shard,
-                shard=shard,
-            )
-            for shard in range(NUM_SHARDS)
-        ]
-        self._shards: list[Handle] = [
-            fleet.start(f"shard {number}", make) for number, make in enumerate(make_shards)
-        ]
-        self._actors = [
-            fleet.start(f"actor {number}", partial(RecordedActor, number))
-            for number in range(NUM_SHARDS * WRITERS_PER_SHARD)
-        ]
-        self._learner = fleet.start("the learner", ConsumingLearner)
-        self._counter = 0
 
     def run(self, seconds: float) -> tuple[float, float]:
         """(transitions inserted a second, transitions drawn a second)."""
         before, start = (self._limiter.num_steps, self._limiter.num_updates), time.perf_counter()
         while (elapsed := time.perf_counter() - start) < seconds:
-            self._turn()
+            self._start_idle()
+            (role, _), future = self._chains.next()
+            future.result(TIMEOUT_SECONDS)
+            if role == "actor":
+                self._limiter.insert(BLOCK_STEPS)
         after = self._limiter.num_steps, self._limiter.num_updates
         return (after[0] - before[0]) / elapsed, (after[1] - before[1]) / elapsed
 
-    def _turn(self) -> None:
-        """One block of every actor, and a batch of every shard for as long as the limiter lets it."""
-        gathering = [actor.call("gather") for actor in self._actors]
-        while self._limiter.may_sample(NUM_SHARDS * BATCH):
-            self._draw()
-        storing = []
-        for number, gathered in enumerate(gathering):
-            writer, shard = divmod(number, NUM_SHARDS)
-            block = gathered.result(TIMEOUT_SECONDS)
-            storing.append(self._shards[shard].call("append", writer, block))
-        for stored in storing:
-            stored.result(TIMEOUT_SECONDS)
-            self._limiter.insert(BLOCK_STEPS)
-
-    def _draw(self) -> None:
-        """One batch from each shard, consumed while the next is drawn."""
-        drawing = [shard.call("sample", 1, BATCH, self._counter) for shard in self._shards]
-        self._counter += 1
-        for shard, drawn in zip(self._shards, drawing, strict=True):
-            sample = drawn.result(TIMEOUT_SECONDS)
-            errors = self._learner.call("consume", sample).result(TIMEOUT_SECONDS)
-            shard.call("update_priorities", sample.drawn[0], errors)
-            self._limiter.sample(BATCH)
+    def _start_idle(self) -> None:
+        for number, actor in enumerate(self._actors):
+            if ("actor", number) not in self._chains and self._limiter.may_insert(BLOCK_STEPS):
+                stored = self._shard.call("append", number, actor.call("gather"))
+                self._chains.watch(("actor", number), stored)
+        for slot in range(NUM_SLOTS):
+            if ("learner", slot) not in self._chains and self._limiter.may_sample(BATCH):
+                learned = self._learner.call("consume", self._shard.call("sample", 1, BATCH))
+                self._limiter.sample(BATCH)
+                self._chains.watch(("learner", slot), self._shard.call("prioritize", learned))
 
 
-def main() -> int:
+def make_fleet(backend: str) -> Fleet:
+    """Where the services live."""
+    if backend == "ray":
+        from qfleet.backends.ray_fleet import RayFleet
+
+        return RayFleet("", "", NUM_ACTORS)
+    return ProcessFleet() if backend == "processes" else ThreadFleet()
+
+
+def main(backend: str) -> int:
     """Fills, warms up, measures."""
-    fleet = ThreadFleet()
+    fleet = make_fleet(backend)
     try:
         path = DataPath(fleet)
-        path.run(WARM_SECONDS)
+        while not path.run(WARM_SECONDS)[1]:
+            pass  # the shard fills to a quarter first
         inserted, sampled = path.run(SECONDS)
     finally:
         fleet.close()
     reached = verdict(
-        "inserted on threads", inserted / 1e3, "k transitions/s", at_least=INSERTS_PER_SECOND / 1e3
+        f"inserted on {backend}", inserted / 1e3, "k transitions/s", at_least=INSERTS_PER_SECOND / 1e3
     )
     reached &= verdict(
-        "drawn on threads, batches of 512",
+        f"drawn on {backend}, batches of 512",
         sampled / 1e3,
         "k transitions/s",
         at_least=SAMPLES_PER_SECOND / 1e3,
@@ -164,4 +189,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(sys.argv[1] if len(sys.argv) > 1 else "threads"))
