@@ -2,21 +2,24 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import gymnasium
 
 from qfleet.backends.mpi_launch import checked_job
 from qfleet.deep.networks import NetworkShape, decide
+from qfleet.environments.config import EnvironmentConfig
 from qfleet.environments.making import EnvironmentDescription, describe, make
 from qfleet.environments.single import EnvironmentSource
 from qfleet.environments.vector import VectorEnvironment
 from qfleet.errors import QfleetError
 from qfleet.fleet import Fleet
 from qfleet.settings import Settings
-from qfleet.sources import Source, gymnasium_source, source_name, world_of
+from qfleet.sources import Source, gymnasium_source, network_source, source_name, world_of
 from qfleet.tabular.support import refuse_unsupported
 from qfleet.trainee import Trainee
+from qfleet.worlds.gymnasium_env import WorldMaker
 from qfleet.worlds.sources import is_discrete
 
 if TYPE_CHECKING:
@@ -35,14 +38,18 @@ class Problem:
     network: "nn.Module | None" = None
     """The user's own network."""
 
-    @property
-    def gymnasium_source(self) -> EnvironmentSource:
-        """What Gymnasium environments are made from; raises QfleetError where it is a world."""
-        return gymnasium_source(self.source, self.settings.run.algorithm)
+    @cached_property
+    def environments(self) -> tuple[EnvironmentSource, EnvironmentConfig]:
+        """What environments of networks are made from, and how."""
+        return network_source(self.source, self.settings.environments)
 
     def description(self) -> EnvironmentDescription:
         """What is known of the environment."""
-        return describe(self.gymnasium_source, self.settings.environments)
+        found = describe(*self.environments)
+        source = self.environments[0]
+        if isinstance(source, WorldMaker):
+            return replace(found, reward_threshold=source.world.reward_threshold)
+        return found
 
     def shape(self, description: EnvironmentDescription) -> NetworkShape:
         """The network's shape."""
@@ -54,8 +61,8 @@ class Problem:
         """Environments to play greedy episodes in."""
         one = isinstance(self.source, gymnasium.Env)
         num_envs = 1 if one else min(num_episodes, _MAX_EVALUATION_ENVIRONMENTS)
-        config = replace(self.settings.environments, num_envs=num_envs)
-        return make(self.gymnasium_source, config, training=False)
+        source, config = self.environments
+        return make(source, replace(config, num_envs=num_envs), training=False)
 
 
 def with_workers(problem: Problem, workers: int) -> Problem:

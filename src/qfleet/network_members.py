@@ -52,7 +52,7 @@ class NetworkMembers:
     ) -> Actor:
         """The same with a policy of somebody else's."""
         return Actor(
-            make(self.problem.gymnasium_source, self.problem.settings.environments),
+            make(*self.problem.environments),
             policy,
             config,
             num_mask_actions=self.num_mask_actions,

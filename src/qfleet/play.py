@@ -18,7 +18,7 @@ from qfleet.environments.making import make_single
 from qfleet.environments.single import EnvironmentSource, SingleEnvironment
 from qfleet.errors import QfleetError
 from qfleet.run import Run
-from qfleet.sources import is_world, source_name, world_of
+from qfleet.sources import gymnasium_source, is_world, source_name, world_of
 from qfleet.states.config import StatesConfig
 
 _DEFAULT_FRAMES_PER_SECOND = 30
@@ -63,7 +63,7 @@ def _drawable(run: Run) -> EnvironmentSource:
         raise QfleetError(
             f"{source_name(source)} is a world, of which there is nothing to draw; qfleet evaluate {run.path} works"
         )
-    return run.problem.gymnasium_source
+    return gymnasium_source(run.problem.source, run.problem.settings.run.algorithm)
 
 
 def _is_known_world(name: str) -> bool:

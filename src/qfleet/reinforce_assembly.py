@@ -32,7 +32,7 @@ class EpisodeMembers:
         """Environments of its own, and a policy to act with."""
         masked = self.description.masks_actions
         return EpisodeActor(
-            make(self.problem.gymnasium_source, self.problem.settings.environments),
+            make(*self.problem.environments),
             self.make_learner(config, seed).policy(),
             config,
             num_mask_actions=self.description.num_actions if masked else 0,

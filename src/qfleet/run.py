@@ -114,9 +114,7 @@ def make_agent(problem: Problem, values_state: dict[str, Any]) -> Agent:
     if problem.settings.kind == "table":
         return make_table_agent(problem.source, problem.settings.states, values_state)
     policy = make_policy(problem, problem.description())
-    return NetworkAgent(
-        problem.gymnasium_source, problem.settings.environments, policy, parameters_of(values_state)
-    )
+    return NetworkAgent(*problem.environments, policy, parameters_of(values_state))
 
 
 def _evaluate_network(

@@ -1,15 +1,19 @@
 """What can be learned on, whatever the user names or hands in, and what suits it."""
 
 import sys
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeGuard, Union
 
 from qfleet.choices import Algorithm
 from qfleet.environments.config import EnvironmentConfig
+from qfleet.environments.identifiers import find_spec, import_modules
 from qfleet.environments.single import EnvironmentSource, SingleFactory
 from qfleet.errors import QfleetError
 from qfleet.states.config import StatesConfig
-from qfleet.worlds.sources import find_world, is_discrete
+from qfleet.worlds.catalogue import make_world
+from qfleet.worlds.gymnasium_env import WorldMaker
+from qfleet.worlds.sources import find_world, is_discrete, named_in_module
 from qfleet.worlds.world import World
 
 if TYPE_CHECKING:
@@ -35,6 +39,27 @@ def source_name(source: Source) -> str:
 
 def _of_gymnasium(source: Any) -> EnvironmentSource:
     return source
+
+
+def network_source(source: Source, config: EnvironmentConfig) -> tuple[EnvironmentSource, EnvironmentConfig]:
+    """What environments of networks are made from, and how: a world is stepped as one of Gymnasium's."""
+    if not _is_ours(source, config):
+        return _of_gymnasium(source), config
+    found = _found(source, config.environment_options, config.import_modules)
+    assert found is not None, "it is a world"
+    return WorldMaker(found), replace(config, environment_options=())
+
+
+def _is_ours(source: Source, config: EnvironmentConfig) -> bool:
+    """Whether it is a World, an MDP, or the name of one, and nothing that Gymnasium knows by that name."""
+    if is_world(source):
+        return True
+    if not isinstance(source, str) or config.engine == "envpool":
+        return False
+    import_modules(config.import_modules)
+    if ":" in source:
+        return named_in_module(source) is not None
+    return find_spec(source) is None and make_world(source, _parsed(config.environment_options)) is not None
 
 
 def gymnasium_source(source: Source, algorithm: Algorithm) -> EnvironmentSource:

@@ -59,7 +59,6 @@ MISTAKES = {
     "train GridWorld-4 --exact no --until-error 0.1": "--until-error needs the exact solution",
     "train GridWorld-4 --until-change -1": "until_change is -1",
     "train GridWorld-4 --topology partitioned --cut owners": "--cut owners and --owners FILE",
-    "train GridWorld-4 --algorithm dqn": "GridWorld-4",
     "export nowhere": "needs --out",
     "export nowhere --out values.csv": "no such folder",
     "train CartPole-v1 --batch-size 0": "batch_size is 0",

@@ -22,6 +22,7 @@ _ATTRIBUTES = {
     "gymnasium.envs.toy_text.cliffwalking:CliffWalkingEnv": ("s", "lastaction"),
     "gymnasium.envs.toy_text.taxi:TaxiEnv": ("s", "lastaction", "fickle_step", "taxi_orientation"),
     "gymnasium.envs.toy_text.blackjack:BlackjackEnv": ("dealer", "player"),
+    "qfleet.worlds.gymnasium_env:WorldEnv": ("state",),
 }
 _ATARI = "ale_py.env:AtariEnv"
 _WORD = (1 << 64) - 1

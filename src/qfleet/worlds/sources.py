@@ -52,7 +52,7 @@ def find_world(
     if world is not None:
         return world
     if ":" in source:
-        found = _named_in_module(source)
+        found = named_in_module(source)
         if found is not None:
             _refuse_options(source, options)
             return found
@@ -101,7 +101,7 @@ def _refuse_options(name: str, options: Mapping[str, str]) -> None:
         )
 
 
-def _named_in_module(source: str) -> "World | MDP | None":
+def named_in_module(source: str) -> "World | MDP | None":
     """What "module:NAME" names; None if NAME is an id for Gymnasium, or something that is no world."""
     module_name, _, attribute = source.rpartition(":")
     module = _import(module_name)
