@@ -80,18 +80,12 @@ def test_a_state_that_is_none_is_named() -> None:
     "settings",
     [
         {"algorithm": "reinforce", "steps": 20_000},
-        {
-            "algorithm": "dqn",
-            "steps": 6_000,
-            "topology": "data-parallel",
-            "workers": 2,
-            "hidden_sizes": (32,),
-        },
+        {"algorithm": "dqn", "steps": 20_000, "topology": "data-parallel", "workers": 2, "discount": 0.9},
     ],
 )
 def test_networks_learn_a_gridworld(settings: dict, tmp_path: Path) -> None:
     """Sixteen states, reward 1 in the last one; its own exact solution is the table's to have."""
-    run = qfleet.train("GridWorld-4", out=tmp_path / "run", until_return=1.0, **settings)
+    run = qfleet.train("GridWorld-4", out=tmp_path / "run", until_return=1.0, hidden_sizes=(64,), **settings)
     assert run.summary["evaluation"]["mean_return"] == 1.0
     agent = qfleet.load(tmp_path / "run")
     assert agent.act(14) == 3, "right, into the last cell"
