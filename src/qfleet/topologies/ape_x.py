@@ -26,7 +26,9 @@ from qfleet.fleet import Fleet, Future
 from qfleet.replay.rate_limiter import RateLimiter
 from qfleet.replay.recorder import Block
 from qfleet.replay.sample import Sample, concatenate
+from qfleet.replay.shard import ShardReport
 from qfleet.topologies.crew import START_SECONDS, Crew
+from qfleet.topologies.lost_members import Member
 from qfleet.topologies.parameter_board import ParameterBoard
 from qfleet.topologies.replay_service import Learned, ReplayService, learn_sample
 from qfleet.topologies.restarts import Restarts
@@ -193,9 +195,11 @@ class ApeX(ServicesTopology):
         self._learner = Crew(fleet, "learner", [make_learner], restarts, timeout)
         makers = [partial(ApeXActor, run, config, self._board, number) for number in range(actors)]
         self._actors = Crew(fleet, "actor", makers, restarts, timeout)
-        super().__init__([self._shards, self._learner, self._actors], timeout)
+        super().__init__([self._shards, self._learner, self._actors], run.total_steps, timeout)
         self._limiter = self._new_limiter()
         self._gathering: dict[int, Future] = {}
+        self._num_stored = [0] * shards
+        """Transitions of each shard, as it said last."""
         self._num_updates = 0
         self._stalenesses: list[int] = []
         self._snapshot: dict[str, Any] = {}
@@ -236,21 +240,24 @@ class ApeX(ServicesTopology):
         steps = self._config.block_steps
         for number in range(len(self._actors)):
             tag = "actor", number
-            if tag not in self._chains and self._left_steps() > 0 and self._limiter.may_insert(steps):
+            may_insert = self._limiter.may_insert(steps) or not self._num_stored[self._place(number)[0]]
+            if tag not in self._chains and self._left_steps() > 0 and may_insert:
                 self._gather(number)
         for slot in range(_SLOTS):
-            if ("learner", slot) not in self._chains and self._may_learn():
-                self._learn(slot)
+            if ("learner", slot) not in self._chains and (batches := self._batches_due()):
+                self._learn(slot, batches)
 
     def _left_steps(self) -> int:
         return self._run.total_steps - self.num_steps - self._config.block_steps * len(self._gathering)
 
-    def _may_learn(self) -> bool:
-        """At the end of the run the updates still owed are made, and no more."""
+    def _batches_due(self) -> int:
+        """How many may be drawn at once; at the end of the run those that are still owed, and no more."""
         batches = self._config.batches_per_sample
-        if self._left_steps() <= 0 and not self._gathering and self._limiter.balance() < batches:
-            return False
-        return self._limiter.may_sample(batches)
+        if not all(self._num_stored):
+            return 0
+        if self._left_steps() <= 0 and not self._gathering:
+            return max(0, min(batches, int(self._limiter.balance())))
+        return batches if self._limiter.may_sample(batches) else 0
 
     def _gather(self, number: int) -> None:
         """Act, and deliver to the actor's shard."""
@@ -264,9 +271,9 @@ class ApeX(ServicesTopology):
         """The shard that an actor writes to, and its number as a writer there."""
         return actor % len(self._shards), actor // len(self._shards)
 
-    def _learn(self, slot: int) -> None:
+    def _learn(self, slot: int, batches: int) -> None:
         """Equal parts of minibatches from every shard; updates; priorities."""
-        batches, run = self._config.batches_per_sample, self._run
+        run = self._run
         part = -(-run.config.batch_size // len(self._shards))
         shards = range(len(self._shards))
         samples = [self._shards.call(shard, "sample", batches, part) for shard in shards]
@@ -283,22 +290,25 @@ class ApeX(ServicesTopology):
         if role == "learner":
             self._num_updates = future.result(self._timeout_seconds).version
             return None
-        gathering = self._gathering.pop(number)
-        report: GatherReport = gathering.result(self._timeout_seconds)
+        report: GatherReport = self._acted(self._actors, number, self._gathering.pop(number))
+        stored: ShardReport = future.result(self._timeout_seconds)
         self._limiter.insert(report.num_steps)
-        future.result(self._timeout_seconds)
+        self._num_stored[self._place(number)[0]] = stored.num_alive
         self._stalenesses.append(report.staleness(self._num_updates))
         lengths = tuple(float(length) for length in report.lengths)
         return Turn(len(lengths), tuple(report.returns), lengths)
 
-    def _take_in(self, lost: Sequence[tuple[Crew, int]]) -> None:
+    def _take_in(self, lost: Sequence[Member]) -> None:
         """A new learner goes back to the snapshot; what a lost shard held is gathered anew."""
+        self._gathering.clear()
         if any(crew is self._learner for crew, _ in lost):
             self._learner.one(0, "load_state", self._snapshot)
             self._num_updates = self._snapshot["updates"]
-            self._limiter.num_updates = self._num_updates
+        self._limiter.num_updates = self._num_updates
         shards = [number for crew, number in lost if crew is self._shards]
         actors = [number for crew, number in lost if crew is self._actors]
+        for shard in shards:
+            self._num_stored[shard] = 0
         for number in range(len(self._actors)):
             shard, writer = self._place(number)
             if number in actors or shard in shards:
@@ -307,7 +317,7 @@ class ApeX(ServicesTopology):
 
     def parameters(self) -> Parameters:
         """The learner's."""
-        return self._learner.one(0, "parameters", timeout_seconds=START_SECONDS)
+        return self._lasting(partial(self._learner.one, 0, "parameters"))
 
     def set_parameters(self, parameters: Parameters) -> None:
         """Gives them to the learner, and on the board."""
@@ -317,29 +327,40 @@ class ApeX(ServicesTopology):
         """Staleness of what actors act with, and the learner's means."""
         staleness, self._stalenesses = self._stalenesses, []
         values = {"fleet/staleness": float(np.mean(staleness))} if staleness else {}
-        return values | self._learner.one(0, "statistics")
+        return values | self._lasting(partial(self._learner.one, 0, "statistics"))
 
     def save_state(self) -> dict[str, Any]:
         """All services."""
+        return self._lasting(self._state)
+
+    def _state(self) -> dict[str, Any]:
         self._come_to_rest()
         actors = {}
         for number in range(len(self._actors)):
             shard, writer = self._place(number)
             actors[str(number)] = self._actors.one(number, "save_state")
-            self._shards.one(shard, "append", writer, self._actors.call(number, "take_block"))
+            self._append_rest(shard, writer, number)
         shards = self._shards.all("save_state", timeout_seconds=START_SECONDS)
         return {
             "actors": actors,
             "shards": {str(number): state for number, state in enumerate(shards)},
             "learner": self._learner.one(0, "save_state"),
             "limiter": self._limiter.save_state(),
+            "stored": list(self._num_stored),
         }
+
+    def _append_rest(self, shard: int, writer: int, number: int) -> None:
+        """What belongs before an actor's pause."""
+        block = self._actors.call(number, "take_block")
+        stored: ShardReport = self._shards.one(shard, "append", writer, block)
+        self._num_stored[shard] = stored.num_alive
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Goes on with them."""
         for crew, name in ((self._shards, "shards"), (self._actors, "actors")):
             for number in range(len(crew)):
                 crew.one(number, "load_state", state[name][str(number)], timeout_seconds=START_SECONDS)
+        self._num_stored = [int(number) for number in state["stored"]]
         self._snapshot = state["learner"]
         self._learner.one(0, "load_state", self._snapshot)
         self._num_updates = self._snapshot["updates"]

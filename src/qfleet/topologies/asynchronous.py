@@ -26,6 +26,7 @@ from qfleet.fleet import Fleet, Future
 from qfleet.replay.recorder import Block
 from qfleet.replay.sample import Sample
 from qfleet.topologies.crew import START_SECONDS, Crew
+from qfleet.topologies.lost_members import Member
 from qfleet.topologies.replay_service import Learned, ReplayService, learn_sample
 from qfleet.topologies.restarts import Restarts
 from qfleet.topologies.services import ServicesTopology
@@ -124,7 +125,7 @@ class Asynchronous(ServicesTopology):
         self._replay = Crew(fleet, "replay", [make_replay], restarts, timeout)
         makers = [partial(AsynchronousAgent, run, config, rank) for rank in range(workers)]
         self._agents = Crew(fleet, "agent", makers, restarts, timeout)
-        super().__init__([self._replay, self._agents], timeout)
+        super().__init__([self._replay, self._agents], run.total_steps, timeout)
         self._acting: dict[int, Future] = {}
         self._steps, self._updates = [0] * workers, [0] * workers
         self._recent = [deque[float](maxlen=_RECENT_EPISODES) for _ in range(workers)]
@@ -164,15 +165,15 @@ class Asynchronous(ServicesTopology):
         self._chains.watch(rank, learned)
 
     def _finish(self, tag: int, future: Future) -> Turn:
+        report: GatherReport = self._acted(self._agents, tag, self._acting.pop(tag))
         learned: Learned = future.result(self._timeout_seconds)
-        report: GatherReport = self._acting.pop(tag).result(self._timeout_seconds)
         self._steps[tag] += report.num_steps
         self._updates[tag] += learned.num_updates
         self._recent[tag].extend(report.returns)
         lengths = tuple(float(length) for length in report.lengths)
         return Turn(len(lengths), tuple(report.returns), lengths)
 
-    def _take_in(self, lost: Sequence[tuple[Crew, int]]) -> None:
+    def _take_in(self, lost: Sequence[Member]) -> None:
         """A new agent begins with the best of the others' parameters; what a lost replay held is gathered anew."""
         newcomers = [number for crew, number in lost if crew is self._agents]
         for rank in newcomers:
@@ -195,7 +196,7 @@ class Asynchronous(ServicesTopology):
     def parameters(self) -> Parameters:
         """Those of the agent whose latest episodes brought most."""
         best = self._best(range(len(self._agents)))
-        found: Parameters = self._agents.one(best, "parameters", timeout_seconds=START_SECONDS)
+        found: Parameters = self._lasting(partial(self._agents.one, best, "parameters"))
         return Parameters(self.num_updates, found.vector, found.buffers)
 
     def set_parameters(self, parameters: Parameters) -> None:
@@ -204,15 +205,19 @@ class Asynchronous(ServicesTopology):
 
     def measured(self) -> dict[str, float]:
         """The agents' means."""
-        found = self._agents.all("statistics")
+        found = self._lasting(partial(self._agents.all, "statistics"))
         names = set().union(*found)
         return {name: float(np.mean([one[name] for one in found if name in one])) for name in names}
 
     def save_state(self) -> dict[str, Any]:
         """Agents and replay."""
+        return self._lasting(self._state)
+
+    def _state(self) -> dict[str, Any]:
         self._come_to_rest()
-        agents = {str(rank): self._agents.one(rank, "save_state") for rank in range(len(self._agents))}
+        agents = {}
         for rank in range(len(self._agents)):
+            agents[str(rank)] = self._agents.one(rank, "save_state")
             self._replay.one(0, "append", rank, self._agents.call(rank, "take_block"))
         return {
             "agents": agents,

@@ -1,9 +1,12 @@
 """Services that a driver calls: whoever is done first is heard first, and whoever is lost is replaced."""
 
+import itertools
 import queue
 import time
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar, final
 
 from qfleet.errors import FleetError, QfleetError
@@ -15,6 +18,20 @@ START_SECONDS = 300.0
 _CLOSE_SECONDS = 2.0
 
 Tag = TypeVar("Tag", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class CallUnderWay:
+    """A call that is not over."""
+
+    method: str
+    future: Future
+    given: tuple[Future, ...]
+    """Those among its arguments, which it waits for."""
+
+
+def _forget(calls: dict[int, CallUnderWay], key: int) -> None:
+    del calls[key]
 
 
 @final
@@ -30,10 +47,12 @@ class Crew:
         stall_timeout_seconds: float,
     ) -> None:
         """A maker is given how often the service of its number was replaced, and must be picklable."""
-        self._fleet, self._role, self._makers, self._restarts = fleet, role, list(makers), restarts
+        self._fleet, self.role, self._makers, self._restarts = fleet, role, list(makers), restarts
         self.timeout_seconds = stall_timeout_seconds
         self.incarnations = [0] * len(self._makers)
         """How often each was replaced."""
+        self._keys = itertools.count()
+        self._under_way: list[dict[int, CallUnderWay]] = [{} for _ in self._makers]
         self._handles: list[Handle] = [self._started(number) for number in range(len(self._makers))]
 
     def __len__(self) -> int:
@@ -41,11 +60,17 @@ class Crew:
 
     def _started(self, number: int) -> Handle:
         incarnation, make = self.incarnations[number], self._makers[number]
-        return self._fleet.start(f"{self._role} {number}", _Maker(make, incarnation))
+        return self._fleet.start(f"{self.role} {number}", _Maker(make, incarnation))
 
     def call(self, number: int, method: str, *arguments: Any) -> Future:
         """Asks one for a method; futures of any role may be among the arguments."""
-        return self._handles[number].call(method, *arguments)
+        future = self._handles[number].call(method, *arguments)
+        calls, key = self._under_way[number], next(self._keys)
+        calls[key] = CallUnderWay(
+            method, future, tuple(one for one in arguments if hasattr(one, "when_done"))
+        )
+        future.when_done(partial(_forget, calls, key))
+        return future
 
     def one(self, number: int, method: str, *arguments: Any, timeout_seconds: float | None = None) -> Any:
         """The same, waited for."""
@@ -54,18 +79,31 @@ class Crew:
     def all(self, method: str, *arguments: Any, timeout_seconds: float | None = None) -> list[Any]:
         """The same of every one, at the same time."""
         timeout = timeout_seconds or self.timeout_seconds
-        futures = [handle.call(method, *arguments) for handle in self._handles]
+        futures = [self.call(number, method, *arguments) for number in range(len(self))]
         deadline = time.monotonic() + timeout
         return [future.result(max(0.0, deadline - time.monotonic())) for future in futures]
 
-    def replace(self, number: int, error: FleetError, num_steps: int) -> None:
-        """Puts a new one in the place of one that is lost; raises the error if the budget is spent, or on threads."""
+    @property
+    def is_replaceable(self) -> bool:
+        """Whether lost ones can be replaced, and how often at all is not spent."""
+        return self._fleet.recovery is not None and self._restarts.used < self._restarts.allowed
+
+    def under_way(self, number: int) -> list[CallUnderWay]:
+        """What one was asked and has not answered, in the order in which it runs them."""
+        return [call for _, call in sorted(self._under_way[number].items())]
+
+    def end(self, number: int, error: FleetError, num_steps: int) -> None:
+        """Ends one that is lost; raises the error if the budget is spent, or where none can be replaced."""
         recovery = self._fleet.recovery
         if recovery is None:
             raise error
         self._restarts.spend(error, num_steps)
         recovery.end([self._handles[number]])
+
+    def start_another(self, number: int) -> None:
+        """Puts a new one in the place of one that was ended."""
         self.incarnations[number] += 1
+        self._under_way[number] = {}
         self._handles[number] = self._started(number)
 
     def close(self) -> None:
@@ -105,19 +143,17 @@ class Completions(Generic[Tag]):
         self._waiting[tag] = future, time.monotonic() + self._timeout_seconds
         future.when_done(lambda: self._done.put((tag, future)))
 
-    def forget(self, tag: Tag) -> None:
-        """It is no longer waited for."""
-        self._waiting.pop(tag, None)
-
     def next(self) -> tuple[Tag, Future]:
-        """The next that is done, whose result is there at once, or that is late, whose result says so."""
+        """The next that is done, whose result is there at once; FleetError if one is late, which is forgotten."""
         while True:
-            late, (future, deadline) = min(self._waiting.items(), key=lambda item: item[1][1])
+            late, (_, deadline) = min(self._waiting.items(), key=lambda item: item[1][1])
             try:
                 tag, done = self._done.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
                 del self._waiting[late]
-                return late, future
+                raise FleetError(
+                    f"a chain of calls ({late}) is not over after {self._timeout_seconds:g} s"
+                ) from None
             if tag in self._waiting and self._waiting[tag][0] is done:
                 del self._waiting[tag]
                 return tag, done

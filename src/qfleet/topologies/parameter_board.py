@@ -36,10 +36,11 @@ class ParameterBoard:
             return None
         version, data = found
         end = 4 * self._length
-        vector, buffers = data[:end].view(np.float32), {}
+        # Copies: kernels would be compiled once more for what is read-only.
+        vector, buffers = data[:end].copy().view(np.float32), {}
         for name, like in self._like.buffers.items():
             part = data[end : end + like.nbytes]
-            buffers[name] = np.frombuffer(part.tobytes(), like.dtype).reshape(like.shape)
+            buffers[name] = part.copy().view(like.dtype).reshape(like.shape)
             end += like.nbytes
         return Parameters(version, vector, buffers)
 

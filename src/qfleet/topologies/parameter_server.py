@@ -27,6 +27,7 @@ from qfleet.errors import QfleetError
 from qfleet.fleet import Fleet, Future
 from qfleet.tabular.merging import bounds_of
 from qfleet.topologies.crew import START_SECONDS, Crew
+from qfleet.topologies.lost_members import Member
 from qfleet.topologies.parameter_shard import ParameterShard, PushedGradient, ServerReport, Slice
 from qfleet.topologies.restarts import Restarts
 from qfleet.topologies.services import ServicesTopology
@@ -82,7 +83,7 @@ class ParameterServerWorker:
         self._learner = members.make_learner(share, seed)
         self._learner.warm_start(run.initial)
         self._bounds = bounds_of(len(run.initial.vector), config.num_shards)
-        self._steps, self._number = 0, 0
+        self._steps, self._number, self._num_repeated = 0, 0, 0
         self._target_moves = 0
         self._versions: tuple[int, ...] = ()
         self._gradient: Gradient | None = None
@@ -98,7 +99,8 @@ class ParameterServerWorker:
         """Takes the parameters; acts if no update is due; else the gradient of a minibatch, which `gradient` gives."""
         self._take(pulled)
         self._gradient, server = None, pulled[0].report
-        if self._share.updates_due(self._steps) <= self._number or not len(self._replay):
+        due = self._share.updates_due(self._steps) + self._num_repeated
+        if due <= self._number or not len(self._replay):
             return self._act(max_steps, server)
         self._learner.num_updates = self._number  # which minibatch is drawn follows from it
         batch = self._learner.draw(self._replay.view(), importance_exponent)
@@ -133,6 +135,16 @@ class ParameterServerWorker:
         norm = float(global_norm(self._gradient.vector))
         return PushedGradient(self._who, self._number, self._versions[shard], values, norm)
 
+    def take_over(self, parameters: Parameters, num_steps: int, num_updates: int) -> None:
+        """Goes on in the place of a worker that had come so far."""
+        self._learner.warm_start(parameters)
+        self._target_moves = parameters.version // self._share.target_update_every_updates
+        self._steps, self._number = num_steps, num_updates
+
+    def repeat(self, num_updates: int) -> None:
+        """So many more gradients are due, as the server has lost some."""
+        self._num_repeated += num_updates
+
     def buffers(self) -> dict[str, NDArray]:
         """What its module keeps beside the parameters."""
         return self._learner.publish().buffers
@@ -141,7 +153,12 @@ class ParameterServerWorker:
         """Environments, replay and target network."""
         actor, block = self._actor.pause()
         self._replay.append(block)
-        counts = {"steps": self._steps, "number": self._number, "target_moves": self._target_moves}
+        counts = {
+            "steps": self._steps,
+            "number": self._number,
+            "repeated": self._num_repeated,
+            "target_moves": self._target_moves,
+        }
         return counts | {
             "actor": actor,
             "replay": self._replay.save_state(),
@@ -150,7 +167,7 @@ class ParameterServerWorker:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """The reverse."""
-        self._steps, self._number = state["steps"], state["number"]
+        self._steps, self._number, self._num_repeated = state["steps"], state["number"], state["repeated"]
         self._target_moves = state["target_moves"]
         self._actor.resume(state["actor"])
         self._replay.load_state(state["replay"])
@@ -180,13 +197,16 @@ class ParameterServer(ServicesTopology):
         workers = [partial(ParameterServerWorker, run, config, rank) for rank in range(run.num_workers)]
         self._servers = Crew(fleet, "parameter shard", shards, restarts, timeout)
         self._workers = Crew(fleet, "worker", workers, restarts, timeout)
-        super().__init__([self._servers, self._workers], timeout)
+        super().__init__([self._servers, self._workers], run.total_steps, timeout)
         self._pulled: list[list[Future]] = [[] for _ in workers]
         """What each worker is to compute with next."""
-        self._steps = [0] * run.num_workers
+        self._steps, self._owed = [0] * run.num_workers, [0] * run.num_workers
+        """Of each worker; gradients that are due, less those computed."""
         self._server = ServerReport(0, 0, 0)
         self._snapshot: list[dict[str, Any]] = []
         """States of all shards when they had applied the same gradients, to which all go back if one is lost."""
+        self._num_computed, self._computed_at_snapshot = 0, 0
+        """Gradients, since this driver began."""
         self._losses: list[float] = []
         self._stalenesses: list[int] = []
 
@@ -215,8 +235,10 @@ class ParameterServer(ServicesTopology):
         if self._server.version >= self._snapshot[0]["version"] + _SNAPSHOT_UPDATES:
             self._take_snapshot()
         for rank in range(len(self._workers)):
-            if rank not in self._chains and self._steps[rank] < self._share(rank):
+            if rank not in self._chains and (self._steps[rank] < self._share(rank) or self._owed[rank] > 0):
                 self._start(rank)
+        if not len(self._chains):
+            self._take_snapshot()  # with the last gradients
 
     def _share(self, rank: int) -> int:
         """Steps of one worker in the whole run."""
@@ -236,12 +258,18 @@ class ParameterServer(ServicesTopology):
         self._chains.watch(rank, computed)
 
     def _finish(self, tag: int, future: Future) -> Turn | None:
-        computed: Computed = future.result(self._timeout_seconds)
+        computed: Computed = self._acted(self._workers, tag, future)
+        due = self._run.share.updates_due
+        self._owed[tag] += due(self._steps[tag] + computed.num_steps) - due(self._steps[tag])
         self._steps[tag] += computed.num_steps
         self._server = max(self._server, computed.server, key=lambda report: report.version)
         if computed.loss is not None:
+            self._owed[tag] -= 1
+            self._num_computed += 1
             self._losses.append(computed.loss)
             self._stalenesses.append(computed.server.staleness)
+        elif not computed.num_steps:
+            self._owed[tag] = 0  # there is nothing to learn from
         if not computed.num_steps:
             return None
         return Turn(len(computed.returns), computed.returns, computed.lengths)
@@ -252,21 +280,52 @@ class ParameterServer(ServicesTopology):
         """All shards at rest, which have applied the same gradients."""
         self._come_to_rest()
         self._snapshot = self._servers.all("save_state")
+        self._server = replace(self._server, version=self._snapshot[0]["version"])
+        self._computed_at_snapshot = self._num_computed
 
-    def _take_in(self, lost: Sequence[tuple[Crew, int]]) -> None:
+    def _take_in(self, lost: Sequence[Member]) -> None:
         """If a shard was lost, all go back to the last snapshot; every worker pulls anew."""
         if any(crew is self._servers for crew, _ in lost):
-            for shard, state in enumerate(self._snapshot):
-                self._servers.one(shard, "load_state", state)
-            self._server = replace(self._server, version=self._snapshot[0]["version"])
+            self._go_back()
+        for crew, rank in lost:
+            if crew is self._workers:
+                self._let_take_over(rank)
         self._pull_anew()
+
+    def _go_back(self) -> None:
+        """The updates that this undoes are made again, by all workers alike."""
+        for shard, state in enumerate(self._snapshot):
+            self._servers.one(shard, "load_state", state)
+        dropped = self._server.num_dropped - self._snapshot[0]["dropped"]
+        undone = max(0, self._num_computed - self._computed_at_snapshot - dropped)
+        self._computed_at_snapshot = self._num_computed
+        self._server = replace(self._server, version=self._snapshot[0]["version"])
+        for rank in range(len(self._workers)):
+            part = undone // len(self._workers) + (rank < undone % len(self._workers))
+            self._workers.one(rank, "repeat", part)
+            self._owed[rank] += part
+
+    def _let_take_over(self, rank: int) -> None:
+        """A new worker has an empty replay, and learns once there is something in it."""
+        due = self._run.share.updates_due(self._steps[rank])
+        self._workers.one(
+            rank, "take_over", self._pulled_parameters(), self._steps[rank], due - self._owed[rank]
+        )
 
     # Values and states
 
     def parameters(self) -> Parameters:
         """The server's; buffers of a module are the first worker's."""
-        slices: list[Slice] = self._servers.all("pull", timeout_seconds=START_SECONDS)
+        return self._lasting(self._found_parameters)
+
+    def _found_parameters(self) -> Parameters:
         buffers = self._workers.one(0, "buffers") if self._run.initial.buffers else {}
+        return replace(self._pulled_parameters(), buffers=buffers)
+
+    def _pulled_parameters(self) -> Parameters:
+        """With the buffers that a network begins with."""
+        slices: list[Slice] = self._servers.all("pull")
+        buffers = self._run.initial.buffers
         return Parameters(slices[0].report.version, np.concatenate([part.values for part in slices]), buffers)
 
     def set_parameters(self, parameters: Parameters) -> None:
@@ -285,12 +344,16 @@ class ParameterServer(ServicesTopology):
 
     def save_state(self) -> dict[str, Any]:
         """Server and workers."""
+        return self._lasting(self._state)
+
+    def _state(self) -> dict[str, Any]:
         self._take_snapshot()
         workers = self._workers.all("save_state", timeout_seconds=START_SECONDS)
         return {
             "shards": {str(shard): state for shard, state in enumerate(self._snapshot)},
             "workers": {str(rank): state for rank, state in enumerate(workers)},
             "steps": list(self._steps),
+            "owed": list(self._owed),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -302,5 +365,5 @@ class ParameterServer(ServicesTopology):
             saved = state["workers"][str(rank)]
             self._workers.one(rank, "load_state", saved, timeout_seconds=START_SECONDS)
         self._server = ServerReport(self._snapshot[0]["version"], self._snapshot[0]["dropped"], 0)
-        self._steps, self._begun = list(state["steps"]), True
+        self._steps, self._owed, self._begun = list(state["steps"]), list(state["owed"]), True
         self._pull_anew()

@@ -8,7 +8,7 @@ Pools stay where they are: only minibatches, and priorities on their way back, t
 was drawn in the turn before, while the agents act. Distributed DQN as in Ong, Chavez & Hong 2015 (arXiv 1508.04186).
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, final
@@ -20,14 +20,16 @@ from qfleet.deep.actor_service import ActorService, GatherReport
 from qfleet.deep.learner import Learner
 from qfleet.deep.members import NetworkRun, worker_seed
 from qfleet.deep.parameters import Parameters
-from qfleet.errors import FleetError, QfleetError
+from qfleet.errors import QfleetError
 from qfleet.fleet import Fleet, Future
 from qfleet.replay.sample import Drawn, Sample, concatenate
 from qfleet.replay.shard import load_shard, save_shard
 from qfleet.topologies.crew import START_SECONDS, Crew
+from qfleet.topologies.lost_members import Member
 from qfleet.topologies.parameter_board import ParameterBoard
 from qfleet.topologies.restarts import Restarts
-from qfleet.topologies.topology import Topology, Turn
+from qfleet.topologies.services import ServicesTopology
+from qfleet.topologies.topology import Turn
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,9 @@ class PooledAgent:
         """Begins the first episodes."""
         self._actor.start()
 
+    def answer(self) -> None:
+        """It is there."""
+
     def prioritize(self, drawn: Drawn, td_errors: NDArray[np.float32]) -> None:
         """What was drawn here has these TD errors (num_batches, part)."""
         self._pool.update_priorities(drawn, td_errors)
@@ -106,8 +111,8 @@ class PooledAgent:
 
 
 @final
-class Pooled(Topology):
-    """The driver has the learner; every agent is a service."""
+class Pooled(ServicesTopology):
+    """The driver has the learner; every agent is a service, with one call under way: its turn."""
 
     def __init__(
         self, fleet: Fleet, run: NetworkRun, learner: Learner, config: PooledConfig, restarts: Restarts
@@ -116,8 +121,14 @@ class Pooled(Topology):
         self._board = ParameterBoard(fleet, run.initial)
         makers = [partial(PooledAgent, run, config, self._board, rank) for rank in range(run.num_workers)]
         self._agents = Crew(fleet, "agent", makers, restarts, config.stall_timeout_seconds)
-        self._num_steps, self._published, self._begun = 0, 0, False
+        super().__init__([self._agents], run.total_steps, config.stall_timeout_seconds)
+        self._num_steps, self._published = 0, 0
+        self._samples: dict[int, Sample] = {}
+        """What agents have drawn in this turn."""
         self._drawn: Sample | None = None
+        """What was drawn in the turn before, to learn from."""
+        self._num_alive = 0
+        """Transitions in all pools, as they said last."""
         self._staleness: list[int] = []
 
     @property
@@ -130,42 +141,39 @@ class Pooled(Topology):
         """The learner's."""
         return self._learner.num_updates
 
-    def prepare(self) -> None:
-        """Starts the agents' episodes."""
-        if not self._begun:
-            self._agents.all("start", timeout_seconds=START_SECONDS)
-            self._begun = True
-
-    def turns(self) -> Iterator[Turn]:
+    def _start_idle(self) -> None:
         """Agents act, store and draw; meanwhile the learner learns from what was drawn in the turn before."""
-        self.prepare()
-        while self._num_steps < self._run.total_steps:
-            acting = self._start_turn()
-            self._learn()
-            turns = [self._finished(rank, future) for rank, future in enumerate(acting)]
-            samples = [turn.sample for turn in turns if turn is not None and turn.sample is not None]
-            self._drawn = concatenate(samples) if samples else None
-            yield self._turn([turn.gathered for turn in turns if turn is not None])
+        if len(self._chains):
+            return
+        samples = [self._samples[rank] for rank in sorted(self._samples)]
+        self._samples = {}
+        self._drawn = concatenate(samples) if samples else None
+        if self._num_steps < self._run.total_steps:
+            self._start_turn()
+        self._learn()
 
-    def _start_turn(self) -> list[Future]:
+    def _start_turn(self) -> None:
         """Every agent is to act, and to draw its part of as many minibatches as will be due."""
         run, agents = self._run, len(self._agents)
         steps = min(self._config.block_steps, -(-(run.total_steps - self._num_steps) // agents))
         owed = self._drawn.num_batches if self._drawn is not None else 0
         due = run.config.updates_due(self._num_steps + steps * agents) - self._learner.num_updates - owed
         part = max(1, -(-run.config.batch_size // agents))
-        return [self._agents.call(rank, "turn", steps, max(0, due), part) for rank in range(agents)]
+        for rank in range(agents):
+            self._chains.watch(rank, self._agents.call(rank, "turn", steps, max(0, due), part))
 
     def _learn(self) -> None:
         """Updates from all minibatches drawn, and their priorities back to the pools."""
         if self._drawn is None:
             return
         sample, errors = self._drawn, []
+        self._num_alive = sample.num_alive
         exponent = self._run.config.importance_exponent_at(self._num_steps / self._run.total_steps)
         for batch in sample.batches(exponent):
             errors.append(self._learner.learn_batch(batch))
             if self._learner.num_updates - self._published >= self._config.publish_every_updates:
                 self._publish()
+        self._drawn = None
         if self._run.config.priority_exponent:
             for drawn, part in zip(sample.drawn, sample.split(np.array(errors)), strict=True):
                 self._agents.call(drawn.shard, "prioritize", drawn, part)
@@ -174,21 +182,18 @@ class Pooled(Topology):
         self._published = self._learner.num_updates
         self._board.publish(self._learner.publish())
 
-    def _finished(self, rank: int, future: Future) -> PoolTurn | None:
-        """What the agent's turn brought; None if it was lost, and a new one is there with an empty pool."""
-        try:
-            return future.result(self._config.stall_timeout_seconds)
-        except FleetError as error:
-            self._agents.replace(rank, error, self._num_steps)
-            self._agents.one(rank, "start", timeout_seconds=START_SECONDS)
-            return None
+    def _finish(self, tag: int, future: Future) -> Turn:
+        turn: PoolTurn = self._acted(self._agents, tag, future)
+        report = turn.gathered
+        self._num_steps += report.num_steps
+        self._staleness.append(report.staleness(self._learner.num_updates))
+        if turn.sample is not None:
+            self._samples[tag] = turn.sample
+        lengths = tuple(float(length) for length in report.lengths)
+        return Turn(len(lengths), tuple(report.returns), lengths)
 
-    def _turn(self, reports: list[GatherReport]) -> Turn:
-        self._num_steps += sum(report.num_steps for report in reports)
-        self._staleness += [report.staleness(self._learner.num_updates) for report in reports]
-        returns = [value for report in reports for value in report.returns]
-        lengths = [float(length) for report in reports for length in report.lengths]
-        return Turn(len(returns), tuple(returns), tuple(lengths))
+    def _take_in(self, lost: Sequence[Member]) -> None:
+        """A new agent begins with an empty pool, and acts with the parameters on the board."""
 
     def parameters(self) -> Parameters:
         """The learner's."""
@@ -203,13 +208,17 @@ class Pooled(Topology):
         """Staleness, the pools' sizes in all, and the learner's own."""
         staleness, self._staleness = self._staleness, []
         values = {"fleet/staleness": float(np.mean(staleness))} if staleness else {}
-        if self._drawn is not None:
-            values["replay/size"] = float(self._drawn.num_alive)
+        if self._num_alive:
+            values["replay/size"] = float(self._num_alive)
         return values | self._learner.take_statistics()
 
     def save_state(self) -> dict[str, Any]:
         """Agents with their pools, and the learner; what is drawn and not learned from is drawn again."""
-        self._drawn = None
+        return self._lasting(self._state)
+
+    def _state(self) -> dict[str, Any]:
+        self._come_to_rest()
+        self._samples, self._drawn = {}, None
         states = self._agents.all("save_state", timeout_seconds=START_SECONDS)
         return {
             "steps": self._num_steps,
@@ -226,7 +235,3 @@ class Pooled(Topology):
         for rank in range(len(self._agents)):
             self._agents.one(rank, "load_state", state["agents"][str(rank)], timeout_seconds=START_SECONDS)
         self._begun = True
-
-    def close(self) -> None:
-        """Closes the agents' environments."""
-        self._agents.close()

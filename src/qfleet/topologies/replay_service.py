@@ -10,6 +10,7 @@ from qfleet.deep.dqn import DQNConfig
 from qfleet.deep.learner import Learner
 from qfleet.deep.members import NetworkRun, worker_seed
 from qfleet.replay.recorder import Block
+from qfleet.replay.replay import Batch
 from qfleet.replay.sample import Drawn, Sample
 from qfleet.replay.shard import ReplayShard, ShardReport, load_shard, save_shard
 
@@ -32,11 +33,16 @@ class Learned:
 
 def learn_sample(learner: Learner, sample: Sample, importance_exponent: float) -> Learned:
     """Makes an update from every minibatch of the sample."""
-    errors = [learner.learn_batch(batch) for batch in sample.batches(importance_exponent)]
+    errors = [learner.learn_batch(_writable(batch)) for batch in sample.batches(importance_exponent)]
     if not learner.config.priority_exponent:
         return Learned(len(errors), learner.num_updates)
     parts = tuple(np.ascontiguousarray(part) for part in sample.split(np.array(errors)))
     return Learned(len(errors), learner.num_updates, sample.drawn, parts)
+
+
+def _writable(batch: Batch) -> Batch:
+    """What comes from another process is read-only: kernels would be compiled for it too, and PyTorch warns of it."""
+    return Batch(*(part if part.flags.writeable else part.copy() for part in batch))
 
 
 @final

@@ -1,16 +1,17 @@
 """What topologies of services have in common: chains of calls under way, turns, and going on after a loss."""
 
+import time
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from qfleet.errors import FleetError
 from qfleet.fleet import Future
 from qfleet.topologies.crew import START_SECONDS, Completions, Crew
+from qfleet.topologies.lost_members import Member, failed, find_lost
 from qfleet.topologies.topology import Topology, Turn
 
-_QUIET_SECONDS = 5.0
-"""How long a service may take to answer that it is there, with nothing else to do."""
+Found = TypeVar("Found")
 
 
 class ServicesTopology(Topology):
@@ -20,12 +21,14 @@ class ServicesTopology(Topology):
     subclass gives these what they need.
     """
 
-    def __init__(self, crews: Sequence[Crew], stall_timeout_seconds: float) -> None:
-        self._crews = crews
+    def __init__(self, crews: Sequence[Crew], total_steps: int, stall_timeout_seconds: float) -> None:
+        self._crews, self._total_steps = crews, total_steps
         self._timeout_seconds = stall_timeout_seconds
         self._chains: Completions[Any] = Completions(stall_timeout_seconds)
         self._left_turns: list[Turn] = []
         """Of chains that ended while nobody asked for a turn."""
+        self._broken: dict[Member, FleetError] = {}
+        """Whose environments have raised something."""
         self._begun = False
 
     @abstractmethod
@@ -37,8 +40,8 @@ class ServicesTopology(Topology):
         """What a chain has brought, if that is worth a turn; FleetError if a service of it was lost."""
 
     @abstractmethod
-    def _take_in(self, lost: Sequence[tuple[Crew, int]]) -> None:
-        """Gives new services, and those who work with them, what they need to go on."""
+    def _take_in(self, lost: Sequence[Member]) -> None:
+        """Gives new services, and those who work with them, what they need to go on; all chains are over."""
 
     def prepare(self) -> None:
         """Lets all services begin, if they have not."""
@@ -48,68 +51,109 @@ class ServicesTopology(Topology):
             self._begun = True
 
     def turns(self) -> Iterator[Turn]:
-        """A turn ends whenever a chain has brought something."""
+        """A turn ends whenever a chain has brought something; the last one, when the updates owed are made too."""
         self.prepare()
-        while True:
-            self._start_idle()
-            if not len(self._chains):
-                return
-            turn = self._next()
-            yield from self._taken_left_turns()
-            if turn is not None:
-                yield turn
+        while self._go_on():
+            if self._left_turns and self.num_steps < self._total_steps:
+                yield self._taken_turn()
+        if self.num_steps < self._total_steps:
+            raise FleetError(f"nothing is under way at step {self.num_steps:,}, and nobody can go on")
+        yield self._taken_turn()
 
-    def _next(self) -> Turn | None:
-        tag, future = self._chains.next()
+    def _go_on(self) -> bool:
+        """Starts and finishes chains; False if there is nothing left to do."""
         try:
-            return self._finish(tag, future)
+            self._start_idle()
         except FleetError as error:
             self._recover(error)
-            return None
+            return True
+        if not len(self._chains):
+            return False
+        self._take_next()
+        return True
 
-    def _taken_left_turns(self) -> list[Turn]:
+    def _take_next(self) -> None:
+        """Whatever the next chain has brought is left for the next turn."""
+        try:
+            turn = self._finish(*self._chains.next())
+        except FleetError as error:
+            self._recover(error)
+        else:
+            self._left_turns += [turn] if turn is not None else []
+
+    def _taken_turn(self) -> Turn:
         turns, self._left_turns = self._left_turns, []
-        return turns
+        return Turn(
+            sum(turn.num_episodes for turn in turns),
+            tuple(value for turn in turns for value in turn.returns),
+            tuple(value for turn in turns for value in turn.lengths),
+        )
 
     def _come_to_rest(self) -> None:
         """Lets all chains come to their ends; lost services are replaced."""
         while len(self._chains):
-            turn = self._next()
-            if turn is not None:
-                self._left_turns.append(turn)
+            self._take_next()
+
+    # Faults
+
+    def _acted(self, crew: Crew, number: int, future: Future) -> Any:
+        """What one came to that has environments; whatever these raise, it is lost, if it can be replaced."""
+        try:
+            return future.result(self._timeout_seconds)
+        except FleetError:
+            raise
+        except Exception as error:
+            if not crew.is_replaceable:
+                raise
+            self._broken[crew, number] = failed(crew, number, error)
+            raise self._broken[crew, number] from error
+
+    def _lasting(self, ask: Callable[[], Found]) -> Found:
+        """What is asked of services, asked again when lost ones have been replaced."""
+        while True:
+            try:
+                return ask()
+            except FleetError as error:
+                self._recover(error)
 
     def _recover(self, error: FleetError) -> None:
         """Finds out who is lost, replaces them, and goes on with the others; raises the error if nobody is."""
-        while len(self._chains):
-            tag, future = self._chains.next()
+        replaced: list[Member] = []
+        while True:
+            self._drain()
+            broken, self._broken = self._broken, {}
+            lost = find_lost(self._crews, broken, self._timeout_seconds)
+            if not lost:
+                raise error
+            for member, why in lost.items():
+                member[0].end(member[1], why, self.num_steps)
+            replaced += [member for member in lost if member not in replaced]
+            for crew, number in lost:
+                crew.start_another(number)
             try:
-                turn = self._finish(tag, future)
+                self._begin(list(lost))
+                self._take_in(replaced)
+                return
+            except FleetError as another:  # lost meanwhile, and found now
+                error = another
+
+    def _drain(self) -> None:
+        """All chains are over, one way or the other."""
+        while len(self._chains):
+            try:
+                turn = self._finish(*self._chains.next())
             except FleetError:
-                continue  # a consequence of the same loss, or another one, which is found below
-            if turn is not None:
-                self._left_turns.append(turn)
-        lost = [
-            (crew, number)
-            for crew in self._crews
-            for number in range(len(crew))
-            if not _answers(crew, number)
-        ]
-        if not lost:
-            raise error
-        for crew, number in lost:
-            crew.replace(number, error, self.num_steps)
-            crew.one(number, "start", timeout_seconds=START_SECONDS)
-        self._take_in(lost)
+                continue  # a consequence of the same loss, or another one, which is found later
+            self._left_turns += [turn] if turn is not None else []
+
+    @staticmethod
+    def _begin(lost: Sequence[Member]) -> None:
+        started = [crew.call(number, "start") for crew, number in lost]
+        deadline = time.monotonic() + START_SECONDS
+        for future in started:
+            future.result(max(0.0, deadline - time.monotonic()))
 
     def close(self) -> None:
         """Lets the services free what they hold."""
         for crew in self._crews:
             crew.close()
-
-
-def _answers(crew: Crew, number: int) -> bool:
-    try:
-        crew.one(number, "answer", timeout_seconds=_QUIET_SECONDS)
-    except FleetError:
-        return False
-    return True
