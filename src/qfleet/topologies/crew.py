@@ -4,18 +4,16 @@ import itertools
 import queue
 import time
 from collections.abc import Callable, Hashable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar, final
 
-from qfleet.errors import FleetError, QfleetError
+from qfleet.errors import FleetError
 from qfleet.fleet import Fleet, Future, Handle
 from qfleet.topologies.restarts import Restarts
 
 START_SECONDS = 300.0
 """For importing, compiling and the first states."""
-_CLOSE_SECONDS = 2.0
 
 Tag = TypeVar("Tag", bound=Hashable)
 
@@ -105,11 +103,6 @@ class Crew:
         self.incarnations[number] += 1
         self._under_way[number] = {}
         self._handles[number] = self._started(number)
-
-    def close(self) -> None:
-        """Lets them free what they hold."""
-        with suppress(QfleetError):
-            self.all("close", timeout_seconds=_CLOSE_SECONDS)
 
 
 @final

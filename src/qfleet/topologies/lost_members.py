@@ -9,7 +9,7 @@ from qfleet.topologies.crew import CallUnderWay, Crew
 
 Member = tuple[Crew, int]
 """A service, by its number in its crew."""
-_QUIET_SECONDS = 5.0
+_QUIET_SECONDS = 3.0
 """How long a service may take to answer that it is there, with nothing else to do."""
 
 

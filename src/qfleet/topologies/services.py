@@ -3,13 +3,16 @@
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
-from qfleet.errors import FleetError
+from qfleet.errors import FleetError, QfleetError
 from qfleet.fleet import Future
 from qfleet.topologies.crew import START_SECONDS, Completions, Crew
 from qfleet.topologies.lost_members import Member, failed, find_lost
 from qfleet.topologies.topology import Topology, Turn
+
+_CLOSE_SECONDS = 2.0
 
 Found = TypeVar("Found")
 
@@ -154,6 +157,11 @@ class ServicesTopology(Topology):
             future.result(max(0.0, deadline - time.monotonic()))
 
     def close(self) -> None:
-        """Lets the services free what they hold."""
-        for crew in self._crews:
-            crew.close()
+        """Lets the services free what they hold, all at the same time."""
+        closing = []
+        with suppress(QfleetError):
+            closing = [crew.call(number, "close") for crew in self._crews for number in range(len(crew))]
+        deadline = time.monotonic() + _CLOSE_SECONDS
+        for future in closing:
+            with suppress(QfleetError):
+                future.result(max(0.0, deadline - time.monotonic()))
