@@ -83,7 +83,8 @@ def test_a_state_holds_all_that_was_learned_and_seen(topology: str, tmp_path: Pa
         saved = dict(leaves(one.trainee.save_state()["topology"]))
         counts = one.trainee.num_steps, one.trainee.num_updates
         state = one.trainee.save_state()
-    with qfleet.begin("CartPole-v1", out=tmp_path / "two", **(settings | {"seed": 6})) as two:
+    settings["seed"] = 6
+    with qfleet.begin("CartPole-v1", out=tmp_path / "two", **settings) as two:
         two.trainee.load_state(state)
         assert (two.trainee.num_steps, two.trainee.num_updates) == counts and counts[1] > 0
         again = dict(leaves(two.trainee.save_state()["topology"]))
