@@ -3,8 +3,10 @@
 import os
 import re
 import signal
+import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,10 @@ import numpy as np
 import pytest
 
 import qfleet
+from qfleet.backends.process_handle import ProcessHandle
 from qfleet.errors import FleetError, NonFiniteError, QfleetError
 from tests import clock
+from tests.backends import ray_cluster
 from tests.environments.scripted import ScriptedEnv
 from tests.runs_life.tiny import TINY
 
@@ -219,3 +223,59 @@ def test_a_spent_budget_ends_the_run_with_the_cause(tmp_path: Path) -> None:
 def test_restarts_on_threads_are_refused(tmp_path: Path) -> None:
     with pytest.raises(QfleetError, match="--backend threads cannot replace workers"):
         faulty(tmp_path / "run", "ape-x", backend="threads", restarts=1)
+
+
+class RandomTrouble:
+    """A thread that kills or stops members at random moments, each some seconds after the last."""
+
+    def __init__(self, topology: Any, number: int, seed: int) -> None:
+        self._topology, self._left, self._random = topology, number, np.random.default_rng(seed)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    @property
+    def is_over(self) -> bool:
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while self._left:
+            time.sleep(self._random.uniform(6.0, 9.0))
+            crews = self._topology._crews
+            handles = [handle for crew in crews for handle in crew._handles]
+            process_id = _process_id(handles[self._random.integers(len(handles))])
+            with suppress(ProcessLookupError):  # it is being replaced just now
+                os.kill(process_id, self._random.choice([signal.SIGKILL, signal.SIGSTOP]))
+                self._left -= 1
+
+
+def _process_id(handle: Any) -> int:
+    return handle._process.pid if isinstance(handle, ProcessHandle) else handle.process_id
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("backend", ["processes", "ray"])
+@pytest.mark.parametrize("topology", MEMBERS)
+def test_members_lost_at_random_moments(topology: str, backend: str, seed: int, tmp_path: Path) -> None:
+    """Also between turns: while it is evaluated, saved, or somebody else is being replaced."""
+    settings: dict[str, Any] = TINY | {"workers": 2, "topology": topology, "backend": backend}
+    settings |= SHARDS.get(topology, {}) | {"steps": 10**7, "restarts": 12}
+    if backend == "ray":
+        settings["address"] = ray_cluster.address()
+    with qfleet.begin("CartPole-v1", out=tmp_path / "run", **settings) as training:
+        trainee: Any = training.trainee
+        trouble, silence, heard_at = None, 0.0, 0.0
+        steps_when_over = 0
+        for status in training:
+            now = time.monotonic()
+            silence, heard_at = max(silence, now - heard_at if heard_at else 0.0), now
+            trouble = trouble or RandomTrouble(trainee.topology, 4, seed)
+            if trouble.is_over and not steps_when_over:
+                steps_when_over = status.steps
+            if steps_when_over and status.steps > steps_when_over + 4000:
+                training.stop("enough")
+        assert 1 <= trainee.summary()["restarts"] <= 6
+        due = (trainee.num_steps - 200) * 0.25
+        ahead = 2 * 32 * 2 * 0.25 + 16
+        assert due - ahead - 64 <= trainee.num_updates <= due + ahead
+        assert silence < clock.seconds(2 + 5, 60)
