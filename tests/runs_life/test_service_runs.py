@@ -21,7 +21,9 @@ NUM_STEPS, STARTS, RATIO, BLOCK, NUM_ENVS = 3000, 200, 0.25, 32, 4
 
 
 def tiny(out: Path, topology: str, environment: Any = "CartPole-v1", **changes: Any) -> qfleet.Run:
-    return qfleet.train(environment, out=out, **(TINY | {"workers": 2, "topology": topology} | changes))
+    return qfleet.train(
+        environment, out=out, **(TINY | {"workers": 2, "topology": topology, "backend": "threads"} | changes)
+    )
 
 
 def assert_counts(summary: dict[str, Any], topology: str, num_workers: int = 2) -> None:
@@ -75,7 +77,8 @@ def leaves(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 @pytest.mark.parametrize("topology", SERVICES)
 def test_a_state_holds_all_that_was_learned_and_seen(topology: str, tmp_path: Path) -> None:
     """Saved, loaded by others and saved again: networks, moments, counts, and all that replays had."""
-    settings: dict[str, Any] = TINY | {"workers": 2, "topology": topology, "replay_capacity": 8000}
+    settings: dict[str, Any] = TINY | {"workers": 2, "topology": topology, "backend": "threads"}
+    settings["replay_capacity"] = 8000
     with qfleet.begin("CartPole-v1", out=tmp_path / "one", **settings) as one:
         for status in one:
             if status.steps > 1000:
@@ -190,7 +193,8 @@ def test_counts_that_are_too_small_are_refused(topology: str, name: str, tmp_pat
 
 
 def learn_cart_pole(out: Path, topology: str, seed: int, **changes: Any) -> dict[str, Any]:
-    return qfleet.train("CartPole-v1", topology=topology, workers=2, seed=seed, out=out, **changes).summary
+    settings = {"backend": "threads"} | changes
+    return qfleet.train("CartPole-v1", topology=topology, workers=2, seed=seed, out=out, **settings).summary
 
 
 @pytest.mark.parametrize("topology", SERVICES)
