@@ -103,6 +103,9 @@ TUNED_POLICIES: dict[str, dict[str, Any]] = {
 }
 """The same for --algorithm reinforce."""
 
+OF_TOPOLOGIES: dict[TopologyName, dict[str, Any]] = {"ape-x": {"priority_exponent": 0.6}}
+"""What belongs to a topology of action values by its source; an environment's own go on top."""
+
 
 def is_tuned(environment: str) -> bool:
     """Whether settings are shipped for this id."""
@@ -130,6 +133,8 @@ def default_settings(
     run = RunConfig(algorithm=algorithm, topology=name, backend=backend)
     config = ALGORITHM_CONFIGS[algorithm]()
     settings = Settings(environment, run, algorithm=config, topology=TOPOLOGY_CONFIGS[kind][name]())
+    if kind == "deep":
+        settings = with_values(settings, OF_TOPOLOGIES.get(name, {}))
     for pattern, values in (TUNED if kind == "deep" else TUNED_POLICIES).items():
         if fnmatch(environment, pattern):
             settings = with_values(settings, values)

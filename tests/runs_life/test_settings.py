@@ -48,6 +48,10 @@ def test_defaults_follow_what_is_learned() -> None:
     assert (python.steps, python.backend) == (1_000_000, "processes")
     deep = default_settings("ALE/Pong-v5").run
     assert (deep.algorithm, deep.topology, deep.checkpoint_interval) == ("dqn", "overlapped", 250_000)
+    exponents = {
+        name: default_settings("CartPole-v1", name).dqn.priority_exponent for name in ("pooled", "ape-x")
+    }
+    assert exponents == {"pooled": 0.0, "ape-x": 0.6}
 
 
 @pytest.mark.parametrize(
