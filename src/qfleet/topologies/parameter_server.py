@@ -83,7 +83,8 @@ class ParameterServerWorker:
         self._learner = members.make_learner(share, seed)
         self._learner.warm_start(run.initial)
         self._bounds = bounds_of(len(run.initial.vector), config.num_shards)
-        self._steps, self._number, self._num_repeated = 0, 0, 0
+        self._steps, self._number, self._num_extra = 0, 0, 0
+        """The last: gradients that are due beyond those for its steps, less than none in a lost worker's place."""
         self._target_moves = 0
         self._versions: tuple[int, ...] = ()
         self._gradient: Gradient | None = None
@@ -99,7 +100,7 @@ class ParameterServerWorker:
         """Takes the parameters; acts if no update is due; else the gradient of a minibatch, which `gradient` gives."""
         self._take(pulled)
         self._gradient, server = None, pulled[0].report
-        due = self._share.updates_due(self._steps) + self._num_repeated
+        due = self._share.updates_due(self._steps) + self._num_extra
         if due <= self._number or not len(self._replay):
             return self._act(max_steps, server)
         self._learner.num_updates = self._number  # which minibatch is drawn follows from it
@@ -135,15 +136,15 @@ class ParameterServerWorker:
         norm = float(global_norm(self._gradient.vector))
         return PushedGradient(self._who, self._number, self._versions[shard], values, norm)
 
-    def take_over(self, parameters: Parameters, num_steps: int, num_updates: int) -> None:
-        """Goes on in the place of a worker that had come so far."""
+    def take_over(self, parameters: Parameters, num_steps: int, num_owed: int) -> None:
+        """Goes on in the place of a worker that had made so many steps, and owed so many gradients for them."""
         self._learner.warm_start(parameters)
         self._target_moves = parameters.version // self._share.target_update_every_updates
-        self._steps, self._number = num_steps, num_updates
+        self._steps, self._num_extra = num_steps, num_owed - self._share.updates_due(num_steps)
 
     def repeat(self, num_updates: int) -> None:
         """So many more gradients are due, as the server has lost some."""
-        self._num_repeated += num_updates
+        self._num_extra += num_updates
 
     def buffers(self) -> dict[str, NDArray]:
         """What its module keeps beside the parameters."""
@@ -156,7 +157,7 @@ class ParameterServerWorker:
         counts = {
             "steps": self._steps,
             "number": self._number,
-            "repeated": self._num_repeated,
+            "extra": self._num_extra,
             "target_moves": self._target_moves,
         }
         return counts | {
@@ -167,7 +168,7 @@ class ParameterServerWorker:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """The reverse."""
-        self._steps, self._number, self._num_repeated = state["steps"], state["number"], state["repeated"]
+        self._steps, self._number, self._num_extra = state["steps"], state["number"], state["extra"]
         self._target_moves = state["target_moves"]
         self._actor.resume(state["actor"])
         self._replay.load_state(state["replay"])
@@ -307,10 +308,8 @@ class ParameterServer(ServicesTopology):
 
     def _let_take_over(self, rank: int) -> None:
         """A new worker has an empty replay, and learns once there is something in it."""
-        due = self._run.share.updates_due(self._steps[rank])
-        self._workers.one(
-            rank, "take_over", self._pulled_parameters(), self._steps[rank], due - self._owed[rank]
-        )
+        parameters = self._pulled_parameters()
+        self._workers.one(rank, "take_over", parameters, self._steps[rank], self._owed[rank])
 
     # Values and states
 
