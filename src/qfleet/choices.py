@@ -9,6 +9,7 @@ from qfleet.states.config import StatesConfig
 from qfleet.tabular.config import TabularConfig
 from qfleet.tabular.program import Rule
 from qfleet.topologies.ape_x import ApeXConfig
+from qfleet.topologies.async_n_step import AsyncNStepConfig
 from qfleet.topologies.asynchronous import AsynchronousConfig
 from qfleet.topologies.averaged import AveragedConfig
 from qfleet.topologies.data_parallel import DataParallelConfig
@@ -36,6 +37,7 @@ TopologyName = Literal[
     "model-parallel",
     "pooled",
     "asynchronous",
+    "async-n-step",
     "parameter-server",
     "ape-x",
 ]
@@ -49,6 +51,7 @@ DeepTopologyConfig = (
     | ModelParallelConfig
     | PooledConfig
     | AsynchronousConfig
+    | AsyncNStepConfig
     | ParameterServerConfig
     | ApeXConfig
 )
@@ -75,6 +78,7 @@ TOPOLOGY_CONFIGS: dict[Kind, dict[TopologyName, type[TopologyConfig]]] = {
         "model-parallel": ModelParallelConfig,
         "pooled": PooledConfig,
         "asynchronous": AsynchronousConfig,
+        "async-n-step": AsyncNStepConfig,
         "parameter-server": ParameterServerConfig,
         "ape-x": ApeXConfig,
     },

@@ -16,6 +16,7 @@ from qfleet.errors import QfleetError
 from qfleet.fleet import Fleet
 from qfleet.network_members import NetworkMembers, module_maker
 from qfleet.topologies.ape_x import ApeX, ApeXConfig
+from qfleet.topologies.async_n_step import AsyncNStep, AsyncNStepConfig
 from qfleet.topologies.asynchronous import Asynchronous, AsynchronousConfig
 from qfleet.topologies.averaged import Averaged, AveragedConfig
 from qfleet.topologies.data_parallel import DataParallel, DataParallelConfig
@@ -30,6 +31,7 @@ from qfleet.topologies.serial import Serial, SerialConfig
 from qfleet.topologies.topology import Topology
 
 _AVERAGED_BLOCK_STEPS = 64
+ServicesConfig = PooledConfig | AsynchronousConfig | AsyncNStepConfig | ParameterServerConfig | ApeXConfig
 
 
 def check_networks(problem: Problem) -> None:
@@ -83,7 +85,7 @@ def make_topology(
         set_thread_budget(num_own_threads=problem.settings.run.workers)
     if isinstance(config, ModelParallelConfig):
         return _model_parallel(problem, members, fleet, config)
-    if isinstance(config, PooledConfig | AsynchronousConfig | ParameterServerConfig | ApeXConfig):
+    if isinstance(config, ServicesConfig):
         return _services(problem, members, fleet, config, restarts)
     assert isinstance(config, AveragedConfig | DataParallelConfig)
     return _rounds(problem, members, fleet, config, restarts)
@@ -150,7 +152,7 @@ def _services(
     problem: Problem,
     members: NetworkMembers,
     fleet: Fleet,
-    config: PooledConfig | AsynchronousConfig | ParameterServerConfig | ApeXConfig,
+    config: ServicesConfig,
     restarts: Restarts,
 ) -> Topology:
     """Members of several roles, each a service."""
@@ -159,6 +161,8 @@ def _services(
     told = NetworkRun(members, dqn, run.seed, run.steps, run.workers, learner.publish())
     if isinstance(config, AsynchronousConfig):
         return Asynchronous(fleet, told, config, restarts)
+    if isinstance(config, AsyncNStepConfig):
+        return AsyncNStep(fleet, told, config, problem.settings.environments.num_envs, restarts)
     if isinstance(config, ParameterServerConfig):
         return ParameterServer(fleet, told, config, restarts)
     if isinstance(config, ApeXConfig):

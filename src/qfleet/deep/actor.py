@@ -119,14 +119,19 @@ class Actor:
         self._see(observations, masks, np.ones(len(observations), np.bool_))
         self._returns[:], self._lengths[:] = 0, 0
 
-    def gather(self, parameters: Parameters, max_steps: int) -> Gathered:
-        """Acts for one block, or until `max_steps` steps are made if that is sooner."""
+    def gather(self, parameters: Parameters, max_steps: int, *, settle: bool = False) -> Gathered:
+        """Acts for one block, or until `max_steps` steps are made if that is sooner.
+
+        `settle`: no transition waits for rewards of the next block; those it would wait for are left out of its return.
+        """
         self._policy.load(parameters)
         before, returns, lengths = self.num_steps, [], []
         for _ in range(self._vector_steps_per_block):
             if self.num_steps - before >= max_steps:
                 break
             self._step(returns, lengths)
+        if settle:
+            self._recorder.settle()
         if self._values is not None:
             # What the next block begins with; these transitions bootstrap from it already.
             self._values.add_unvalued(self._recorder.tails.current, self._stacks.stacked, self._masks)

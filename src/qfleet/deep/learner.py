@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from qfleet.deep.exploration import epsilon_greedy
 from qfleet.deep.networks import NetworkShape
 from qfleet.deep.parameters import Parameters
 from qfleet.errors import NonFiniteError
-from qfleet.replay.replay import Batch, ReplayView, draw, empty_batch, update_priorities
+from qfleet.replay.replay import Batch, ReplayView, draw, empty_batch, fill, update_priorities
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,13 @@ class Learner(ABC):
         self.config, self.seed = config, seed
         self.num_updates = 0
         self._rule = config.rule()
-        self._batch = empty_batch(config.batch_size, shape.layout, shape.frame_stack, num_mask_actions)
+        self._make_batch = partial(
+            empty_batch,
+            layout=shape.layout,
+            frame_stack=shape.frame_stack,
+            num_mask_actions=num_mask_actions,
+        )
+        self._batch = self._make_batch(config.batch_size)
         self._sums, self._num_summed = np.zeros(3), 0
 
     def learn(self, view: ReplayView, num_updates: int, importance_exponent: float) -> None:
@@ -68,6 +75,13 @@ class Learner(ABC):
         """The minibatch of the next update, as `learn` draws it; valid until the next call."""
         draw(view, self.seed, self.num_updates + 1, importance_exponent, self._batch)
         return self._batch
+
+    def newest(self, view: ReplayView, num: int) -> Batch:
+        """The `num` transitions of `view` that came last, oldest first, all of weight 1."""
+        batch = self._make_batch(num)
+        batch.rows[:] = np.arange(view.end - num, view.end)
+        fill(view, batch)
+        return batch
 
     def prioritize(self, view: ReplayView, batch: Batch, td_errors: NDArray[np.float32]) -> None:
         """Gives what was drawn from `view` the priorities of its new TD errors (batch,)."""
@@ -109,6 +123,14 @@ class Learner(ABC):
     @abstractmethod
     def move_target(self) -> None:
         """Moves the target network towards the online one, as far as the settings say."""
+
+    @abstractmethod
+    def share(self, vectors: NDArray[np.float32]) -> None:
+        """From now on learns in memory that others learn in too, as it stands: (4, num_parameters), C-contiguous.
+
+        Parameters, target network, and the optimizer's two moments. Raises QfleetError where the network is not in the
+        host's memory.
+        """
 
     @abstractmethod
     def warm_start(self, parameters: Parameters) -> None:

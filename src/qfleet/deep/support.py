@@ -17,6 +17,7 @@ BACKENDS: dict[str, tuple[Backend, ...]] = {
     "model-parallel": ("processes", "ray", "mpi"),
     "pooled": _SERVICES,
     "asynchronous": _SERVICES,
+    "async-n-step": _SERVICES,
     "parameter-server": _SERVICES,
     "ape-x": _SERVICES,
 }

@@ -33,6 +33,10 @@ class VectorModule:
         """`gradient` may be empty where nothing is to be trained."""
         self.module, self.vector, self.gradient = module, vector, gradient
 
+    def rebind(self, vector: Tensor) -> None:
+        """Lets the tensors be views into another vector, with what is in it; QfleetError where they cannot."""
+        raise QfleetError("a network that is split over workers cannot share its parameters in memory")
+
     def copy_from(self, other: "VectorModule") -> None:
         """Takes the parameters and buffers of a module of the same shape."""
         self.vector.copy_(other.vector)
@@ -64,11 +68,16 @@ class FlatModule(VectorModule):
         tensors = [parameter for parameter in module.to(device).parameters() if parameter.requires_grad]
         num = sum(tensor.numel() for tensor in tensors)
         super().__init__(module, torch.zeros(num, device=device), torch.zeros(num, device=device))
-        offset = 0
-        for tensor in tensors:
+        self._tensors = tensors
+        self.vector.copy_(torch.cat([tensor.detach().reshape(-1) for tensor in tensors]))
+        self.rebind(self.vector)
+
+    def rebind(self, vector: Tensor) -> None:
+        """Lets the tensors be views into another vector, with what is in it."""
+        self.vector, offset = vector, 0
+        for tensor in self._tensors:
             end = offset + tensor.numel()
-            self.vector[offset:end] = tensor.detach().reshape(-1)
-            tensor.data = self.vector[offset:end].view(tensor.shape)
+            tensor.data = vector[offset:end].view(tensor.shape)
             tensor.grad = self.gradient[offset:end].view(tensor.shape)
             offset = end
 
@@ -260,6 +269,16 @@ class ModuleLearner(Learner):
     def set_parameters(self, parameters: Parameters) -> None:
         """Goes on from these."""
         self._online.load(parameters)
+
+    def share(self, vectors: NDArray[np.float32]) -> None:
+        """From now on learns in memory that others learn in too."""
+        if self._device.type != "cpu":
+            raise QfleetError(
+                f"a network on {self._device.type} cannot share its parameters in the host's memory; --device cpu can"
+            )
+        self._online.rebind(torch.from_numpy(vectors[0]))
+        self._target.rebind(torch.from_numpy(vectors[1]))
+        self._moments = torch.from_numpy(vectors[2:])
 
     def warm_start(self, parameters: Parameters) -> None:
         """Begins from another run's parameters."""

@@ -228,11 +228,15 @@ class Recorder:
             self._discount,
         )
 
-    def cut(self) -> None:
-        """Truncates every running episode at its current frame, as before a reset nobody asked the environment for."""
+    def settle(self) -> None:
+        """Completes what waits with the rewards so far, to bootstrap from the current frame; episodes go on."""
         transitions = _Transitions(**self._transitions)
         for e, current in enumerate(self.tails.current):
             _flush(transitions, self._counts, self.tails, e, current, self._discount, False)
+
+    def cut(self) -> None:
+        """Truncates every running episode at its current frame, as before a reset nobody asked the environment for."""
+        self.settle()
         self.tails.current.fill(-1)
 
     def take(self) -> Block:

@@ -170,6 +170,12 @@ def draw(view, seed, counter, importance_exponent, batch):
         _draw_prioritized(view, seed, counter, importance_exponent, batch)
     else:
         _draw_uniform(view, seed, counter, batch.rows)
+    fill(view, batch)
+
+
+@kernel
+def fill(view, batch):
+    """Fills the rest of `batch` with what its rows hold; the weights stay."""
     frames = _take_transitions(view, batch)
     _take_frames(view, frames, batch.observations)
     if view.action_mask.shape[1] > 0:

@@ -82,6 +82,10 @@ class CompiledLearner(Learner):
         """Towards the online one."""
         move_towards(self._vectors.target, self._vectors.parameters, self._rule.target_update_rate)
 
+    def share(self, vectors: NDArray[np.float32]) -> None:
+        """From now on learns in memory that others learn in too."""
+        self._vectors = Vectors(*vectors)
+
     def warm_start(self, parameters: Parameters) -> None:
         """Begins from another run's parameters."""
         check_same_network(len(self._vectors.parameters), parameters)
