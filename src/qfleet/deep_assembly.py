@@ -44,6 +44,8 @@ def check_networks(problem: Problem) -> None:
         )
     if run.backend == "mpi":
         checked_job(run.workers)
+    if run.topology == "async-n-step" and run.backend != "ray" and run.device == "cuda":
+        raise QfleetError("--device cuda: --topology async-n-step shares its network in the host's memory")
     description = problem.description()
     make_policy(problem, description)
     if run.topology == "model-parallel":

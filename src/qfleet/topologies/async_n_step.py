@@ -85,6 +85,8 @@ def make_memory(fleet: Fleet, num_parameters: int, num_workers: int) -> Memory:
 class Worked:
     """What a worker did in a span of time."""
 
+    num_steps: int
+    """Made by the worker, since the run's beginning."""
     returns: tuple[float, ...]
     """Of the episodes that ended."""
     lengths: tuple[float, ...]
@@ -139,7 +141,9 @@ class AsyncNStepWorker:
             if batch is not None:
                 self.update(batch)
             if memory.steps[rank] >= last or time.monotonic() >= until:
-                return Worked(tuple(returns), tuple(lengths), self._learner.take_statistics())
+                break
+        statistics = self._learner.take_statistics()
+        return Worked(int(memory.steps[rank]), tuple(returns), tuple(lengths), statistics)
 
     def update(self, batch: Batch) -> None:
         """One step of the optimizer; moves the target network if the updates of all workers have come so far."""
@@ -190,12 +194,14 @@ class AsyncNStep(ServicesTopology):
         ]
         self._workers = Crew(fleet, "worker", makers, restarts, config.stall_timeout_seconds)
         super().__init__([self._workers], config.stall_timeout_seconds)
+        self._steps = [0] * run.num_workers
+        """Of each, as it said last."""
         self._statistics: list[dict[str, float]] = []
 
     @property
     def num_steps(self) -> int:
         """Of all workers."""
-        return int(self._memory.steps.sum())
+        return sum(self._steps)
 
     @property
     def num_updates(self) -> int:
@@ -204,7 +210,7 @@ class AsyncNStep(ServicesTopology):
 
     def _start_idle(self) -> None:
         for rank in range(len(self._workers)):
-            left = self._share(rank) - int(self._memory.steps[rank])
+            left = self._share(rank) - self._steps[rank]
             if rank not in self._chains and left > 0:
                 self._chains.watch(rank, self._workers.call(rank, "work", left, _SPAN_SECONDS))
 
@@ -215,12 +221,14 @@ class AsyncNStep(ServicesTopology):
 
     def _finish(self, tag: int, future: Future) -> Turn:
         worked: Worked = future.result(self._timeout_seconds)
+        self._steps[tag] = worked.num_steps
         if worked.statistics:
             self._statistics.append(worked.statistics)
         return Turn(len(worked.returns), worked.returns, worked.lengths)
 
     def _take_in(self, lost: Sequence[tuple[Crew, int]]) -> None:
-        """Nothing: what was learned outlives the workers, and new ones began where the lost ones were."""
+        """What was learned outlives the workers; new ones began at the steps of the lost ones."""
+        self._steps = self._memory.steps.tolist()
 
     def parameters(self) -> Parameters:
         """What all share; buffers of a module are the first worker's."""
@@ -253,4 +261,5 @@ class AsyncNStep(ServicesTopology):
             self._workers.one(rank, "load_state", saved, timeout_seconds=START_SECONDS)
         for name, array in self._memory._asdict().items():
             array[...] = state["memory"][name]
+        self._steps = self._memory.steps.tolist()
         self._begun = True
