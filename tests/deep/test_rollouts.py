@@ -23,7 +23,7 @@ FORWARD_VIEW = [
     [((2, 1), 22.0, 0.0, None), ((3, 0), 31 + 0.5 * 32, 0.25, (3, 2)), ((3, 1), 32.0, 0.5, (3, 2))],
     [((3, 2), 33 + 17 + 8.75, 0.125, (3, 5)), ((3, 3), 34 + 17.5, 0.25, (3, 5)), ((3, 4), 35.0, 0.5, (3, 5))],
 ]
-"""Rollouts of three steps of the scripted environment 0, which is always given action 0: a reward is 10 * episode + time.
+"""Rollouts of three steps of the scripted environment 0, which always gets action 0: rewards are 10 * episode + time.
 
 Episodes last 1, 4, 2 and 5 steps; even ones are terminated, odd ones truncated.
 """

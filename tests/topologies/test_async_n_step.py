@@ -131,12 +131,13 @@ def test_it_runs_to_its_steps(backend: str, tmp_path: Path) -> None:
 
 
 def test_a_users_module_learns_in_shared_memory(tmp_path: Path) -> None:
-    run = qfleet.train("CartPole-v1", network=NORMED, out=tmp_path / "run", **TINY | {"hidden_sizes": ()})
+    settings: dict[str, Any] = TINY | {"hidden_sizes": ()}
+    run = qfleet.train("CartPole-v1", network=NORMED, out=tmp_path / "run", **settings)
     assert run.summary["updates"] >= 150 and np.isfinite(run.evaluate(episodes=2).mean)
 
 
 def test_one_worker_stopped_and_resumed_ends_in_the_same_bits(tmp_path: Path) -> None:
-    settings = LONGER | {"workers": 1}
+    settings: dict[str, Any] = LONGER | {"workers": 1}
     qfleet.train("CartPole-v1", out=tmp_path / "whole", **settings)
     first = qfleet.train(
         "CartPole-v1", out=tmp_path / "run", on_status=lambda status: status.steps < 1000, **settings
@@ -164,7 +165,7 @@ def test_a_killed_worker_is_replaced_and_what_was_learned_stays(tmp_path: Path) 
             killed.append(max(children() - before))
             os.kill(killed[0], signal.SIGKILL)
 
-    settings = TINY | {"backend": "processes", "restarts": 1, "steps": 200_000}
+    settings: dict[str, Any] = TINY | {"backend": "processes", "restarts": 1, "steps": 200_000}
     run = qfleet.train("CartPole-v1", out=tmp_path / "run", on_status=kill, **settings)
     assert killed and run.summary["restarts"] == 1
     assert 200_000 <= run.summary["steps"] < 200_010 and run.summary["updates"] >= 10_000 - 1
@@ -184,8 +185,9 @@ def test_a_killed_worker_is_replaced_and_what_was_learned_stays(tmp_path: Path) 
     ],
 )
 def test_what_makes_no_sense_is_refused(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+    settings: dict[str, Any] = TINY | changes
     with pytest.raises(QfleetError, match=said):
-        qfleet.train("CartPole-v1", out=tmp_path / "run", **TINY | changes)
+        qfleet.train("CartPole-v1", out=tmp_path / "run", **settings)
 
 
 def test_cart_pole_is_solved_by_defaults(tmp_path: Path) -> None:

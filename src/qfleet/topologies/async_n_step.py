@@ -28,6 +28,7 @@ from qfleet.errors import QfleetError
 from qfleet.fleet import Fleet, Future
 from qfleet.replay.replay import Batch
 from qfleet.topologies.crew import START_SECONDS, Crew
+from qfleet.topologies.lost_members import Member
 from qfleet.topologies.restarts import Restarts
 from qfleet.topologies.services import ServicesTopology
 from qfleet.topologies.topology import Turn
@@ -193,7 +194,7 @@ class AsyncNStep(ServicesTopology):
             for rank in range(run.num_workers)
         ]
         self._workers = Crew(fleet, "worker", makers, restarts, config.stall_timeout_seconds)
-        super().__init__([self._workers], config.stall_timeout_seconds)
+        super().__init__([self._workers], run.total_steps, config.stall_timeout_seconds)
         self._steps = [0] * run.num_workers
         """Of each, as it said last."""
         self._statistics: list[dict[str, float]] = []
@@ -220,19 +221,21 @@ class AsyncNStep(ServicesTopology):
         return total // workers + (rank < total % workers)
 
     def _finish(self, tag: int, future: Future) -> Turn:
-        worked: Worked = future.result(self._timeout_seconds)
+        worked: Worked = self._acted(self._workers, tag, future)
         self._steps[tag] = worked.num_steps
         if worked.statistics:
             self._statistics.append(worked.statistics)
         return Turn(len(worked.returns), worked.returns, worked.lengths)
 
-    def _take_in(self, lost: Sequence[tuple[Crew, int]]) -> None:
+    def _take_in(self, lost: Sequence[Member]) -> None:
         """What was learned outlives the workers; new ones began at the steps of the lost ones."""
         self._steps = self._memory.steps.tolist()
 
     def parameters(self) -> Parameters:
         """What all share; buffers of a module are the first worker's."""
-        buffers = self._workers.one(0, "buffers") if self._run.initial.buffers else {}
+        buffers: dict[str, NDArray] = {}
+        if self._run.initial.buffers:
+            buffers = self._lasting(partial(self._workers.one, 0, "buffers"))
         return Parameters(self.num_updates, self._memory.vectors[0].copy(), buffers)
 
     def set_parameters(self, parameters: Parameters) -> None:
@@ -247,6 +250,9 @@ class AsyncNStep(ServicesTopology):
 
     def save_state(self) -> dict[str, Any]:
         """Workers and memory."""
+        return self._lasting(self._state)
+
+    def _state(self) -> dict[str, Any]:
         self._come_to_rest()
         workers = self._workers.all("save_state", timeout_seconds=START_SECONDS)
         return {
