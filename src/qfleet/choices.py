@@ -16,7 +16,7 @@ from qfleet.topologies.data_parallel import DataParallelConfig
 from qfleet.topologies.data_parallel_episodes import EpisodesConfig
 from qfleet.topologies.model_parallel import ModelParallelConfig
 from qfleet.topologies.overlapped import OverlappedConfig
-from qfleet.topologies.parameter_server import ParameterServerConfig
+from qfleet.topologies.parameter_server import ParameterServerConfig, ServerConfig
 from qfleet.topologies.partitioned import PartitionedConfig
 from qfleet.topologies.pooled import PooledConfig
 from qfleet.topologies.serial import SerialConfig, TableSerialConfig
@@ -56,7 +56,7 @@ DeepTopologyConfig = (
     | ApeXConfig
 )
 TableTopologyConfig = TableSerialConfig | SharedConfig | AveragedConfig | PartitionedConfig
-TopologyConfig = DeepTopologyConfig | TableTopologyConfig | EpisodesConfig
+TopologyConfig = DeepTopologyConfig | TableTopologyConfig | EpisodesConfig | ServerConfig
 
 ALGORITHM_CONFIGS: dict[Algorithm, type[DQNConfig] | type[TabularConfig] | type[ReinforceConfig]] = {
     **dict.fromkeys(get_args(Rule), TabularConfig),
@@ -82,7 +82,7 @@ TOPOLOGY_CONFIGS: dict[Kind, dict[TopologyName, type[TopologyConfig]]] = {
         "parameter-server": ParameterServerConfig,
         "ape-x": ApeXConfig,
     },
-    "policy": {"serial": EpisodesConfig, "data-parallel": EpisodesConfig},
+    "policy": {"serial": EpisodesConfig, "data-parallel": EpisodesConfig, "parameter-server": ServerConfig},
 }
 """By name, the default first."""
 ENGINE_CONFIGS: dict[Kind, type[EnvironmentConfig] | type[StatesConfig]] = {

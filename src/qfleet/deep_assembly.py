@@ -1,5 +1,7 @@
 """From settings to a topology of networks, with its members and where they live."""
 
+import math
+from collections.abc import Callable
 from functools import partial
 
 import gymnasium
@@ -7,6 +9,7 @@ import gymnasium
 from qfleet.assembly import Problem
 from qfleet.backends.budget import num_cores, set_thread_budget
 from qfleet.backends.mpi_launch import checked_job
+from qfleet.deep.gradient_sources import GradientSource, ReplayGradients, RolloutGradients
 from qfleet.deep.learner import Policy
 from qfleet.deep.members import NetworkRun
 from qfleet.deep.parameters import flat_values
@@ -24,7 +27,14 @@ from qfleet.topologies.model_parallel import ModelParallel, ModelParallelConfig,
 from qfleet.topologies.network_rounds import NetworkRounds
 from qfleet.topologies.one_learner import Team
 from qfleet.topologies.overlapped import Overlapped, OverlappedConfig
-from qfleet.topologies.parameter_server import ParameterServer, ParameterServerConfig
+from qfleet.topologies.parameter_server import (
+    ParameterServer,
+    ParameterServerConfig,
+    ServedRun,
+    ServerConfig,
+    none_due,
+)
+from qfleet.topologies.parameter_shard import StepRule
 from qfleet.topologies.pooled import Pooled, PooledConfig
 from qfleet.topologies.restarts import Restarts
 from qfleet.topologies.serial import Serial, SerialConfig
@@ -164,9 +174,34 @@ def _services(
     if isinstance(config, AsynchronousConfig):
         return Asynchronous(fleet, told, config, restarts)
     if isinstance(config, AsyncNStepConfig):
-        return AsyncNStep(fleet, told, config, problem.settings.environments.num_envs, restarts)
+        return _async_n_step(told, fleet, config, problem.settings.environments.num_envs, restarts)
     if isinstance(config, ParameterServerConfig):
-        return ParameterServer(fleet, told, config, restarts)
+        make_source = partial(ReplayGradients, told, config.block_steps)
+        served = _served(told, make_source, told.share.updates_due)
+        return ParameterServer(fleet, served, config, restarts)
     if isinstance(config, ApeXConfig):
         return ApeX(fleet, told, config, restarts)
     return Pooled(fleet, told, learner, config, restarts)
+
+
+def _async_n_step(
+    run: NetworkRun, fleet: Fleet, config: AsyncNStepConfig, num_envs: int, restarts: Restarts
+) -> Topology:
+    """In shared memory; where there is none, the same workers push to a parameter server."""
+    if fleet.shares_memory:
+        return AsyncNStep(fleet, run, config, num_envs, restarts)
+    make_source = partial(RolloutGradients, run, config.rollout_steps, num_envs)
+    server = ServerConfig(stall_timeout_seconds=config.stall_timeout_seconds)
+    return ParameterServer(fleet, _served(run, make_source), server, restarts)
+
+
+def _served(
+    run: NetworkRun,
+    make_source: Callable[[int, int], GradientSource],
+    updates_due: Callable[[int], int] = none_due,
+) -> ServedRun:
+    """A Q-network's parameters on a server."""
+    config, num = run.config, len(run.initial.vector)
+    limit = config.max_gradient_norm or math.inf
+    rule = StepRule(0, num, config.learning_rate, config.adam_epsilon, limit)
+    return ServedRun(make_source, run.initial, (rule,), num, run.total_steps, run.num_workers, updates_due)

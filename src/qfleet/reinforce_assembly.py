@@ -1,11 +1,14 @@
 """From settings to the members of a REINFORCE run."""
 
+import math
 from dataclasses import dataclass
+from functools import partial
 from typing import final
 
 from qfleet.assembly import Problem
 from qfleet.backends.budget import set_thread_budget
 from qfleet.deep.compiled.reinforce import compiled_reinforce_learner
+from qfleet.deep.episode_gradients import EpisodeGradients
 from qfleet.deep.episodes import EpisodeActor
 from qfleet.deep.parameters import flat_values
 from qfleet.deep.reinforce import ReinforceConfig
@@ -16,6 +19,8 @@ from qfleet.fleet import Fleet
 from qfleet.network_members import module_maker, torch_device
 from qfleet.topologies.data_parallel_episodes import DataParallelEpisodes, EpisodesConfig
 from qfleet.topologies.network_rounds import NetworkRounds
+from qfleet.topologies.parameter_server import ParameterServer, ServedRun, ServerConfig
+from qfleet.topologies.parameter_shard import StepRule
 from qfleet.topologies.restarts import Restarts
 from qfleet.topologies.topology import Topology
 
@@ -62,11 +67,28 @@ def make_reinforce_topology(
 ) -> Topology:
     """The topology with its members."""
     settings, run, members = problem.settings, problem.settings.run, EpisodeMembers(problem, description)
-    initial = members.make_learner(settings.reinforce, run.seed).publish()
-    assert isinstance(settings.topology, EpisodesConfig)
+    learner = members.make_learner(settings.reinforce, run.seed)
     if run.backend == "threads":
         set_thread_budget(num_own_threads=run.workers)
+    if isinstance(settings.topology, ServerConfig):
+        served = _served(problem, members, learner)
+        return ParameterServer(fleet, served, settings.topology, restarts)
+    assert isinstance(settings.topology, EpisodesConfig)
+    initial = learner.publish()
     num_values = len(flat_values(initial))
     task = ReinforceTask(run.seed, run.steps, run.workers, num_values, members, settings.reinforce)
     topology = DataParallelEpisodes(fleet, task, settings.topology, restarts)
     return NetworkRounds(topology, initial, run.steps)
+
+
+def _served(problem: Problem, members: EpisodeMembers, learner: ReinforceLearner) -> ServedRun:
+    """Both networks on a server: the policy and the baseline have step sizes and norms of their own."""
+    run, config = problem.settings.run, problem.settings.reinforce
+    initial, num_policy = learner.parameters(), len(learner.publish().vector)
+    limit, epsilon = config.max_gradient_norm or math.inf, config.adam_epsilon
+    rules = (
+        StepRule(0, num_policy, config.learning_rate, epsilon, limit),
+        StepRule(num_policy, len(initial.vector), config.baseline_learning_rate, epsilon, limit),
+    )
+    make_source = partial(EpisodeGradients, members, config, run.seed)
+    return ServedRun(make_source, initial, rules, num_policy, run.steps, run.workers)

@@ -35,7 +35,7 @@ TINY: dict[str, Any] = {
     "evaluation_episodes": 2,
     "final_episodes": 2,
 }
-LONGER = TINY | {"steps": 40_000, "evaluate_every_steps": 40_000}
+LONGER: dict[str, Any] = TINY | {"steps": 40_000, "evaluate_every_steps": 40_000}
 """Of several spans."""
 MODULE = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
 NORMED = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))

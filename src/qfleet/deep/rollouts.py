@@ -51,10 +51,13 @@ class Rollouts:
         self._actor = members.make_actor(own, seed, block_steps)
         self._window = members.make_replay(own, block_steps)
 
-    def start(self, num_steps: int = 0) -> None:
-        """Begins the first episodes; a worker that takes another's place explores as after `num_steps` steps."""
-        self._actor.num_steps = num_steps
+    def start(self) -> None:
+        """Begins the first episodes."""
         self._actor.start()
+
+    def begin_at(self, num_steps: int) -> None:
+        """A worker that takes another's place explores as that one would after `num_steps` steps."""
+        self._actor.num_steps = num_steps
 
     def gather(self, learner: Learner, max_steps: int) -> Rollout:
         """Acts for a rollout with the learner's parameters; at most `max_steps` steps, but for the last vector step."""

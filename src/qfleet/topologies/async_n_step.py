@@ -123,7 +123,8 @@ class AsyncNStepWorker:
 
     def start(self) -> None:
         """Begins the first episodes."""
-        self._rollouts.start(int(self._memory.steps[self._rank]))
+        self._rollouts.begin_at(int(self._memory.steps[self._rank]))
+        self._rollouts.start()
 
     def answer(self) -> None:
         """It is there."""

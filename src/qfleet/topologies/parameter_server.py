@@ -10,7 +10,7 @@ Gorila (Nair et al. 2015, arXiv 1507.04296), after Dean et al. 2012 (Downpour). 
 and follows the parameters that it pulls.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -19,16 +19,15 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from qfleet.deep.learner import Gradient
-from qfleet.deep.members import NetworkRun, worker_seed
+from qfleet.deep.gradient_sources import Contribution, GradientSource
 from qfleet.deep.optimizer import global_norm
-from qfleet.deep.parameters import Parameters
-from qfleet.errors import QfleetError
+from qfleet.deep.parameters import Parameters, check_same_network
+from qfleet.errors import NonFiniteError, QfleetError
 from qfleet.fleet import Fleet, Future
 from qfleet.tabular.merging import bounds_of
 from qfleet.topologies.crew import START_SECONDS, Crew
 from qfleet.topologies.lost_members import Member
-from qfleet.topologies.parameter_shard import ParameterShard, PushedGradient, ServerReport, Slice
+from qfleet.topologies.parameter_shard import ParameterShard, PushedGradient, ServerReport, Slice, StepRule
 from qfleet.topologies.restarts import Restarts
 from qfleet.topologies.services import ServicesTopology
 from qfleet.topologies.topology import Turn
@@ -37,24 +36,58 @@ _SNAPSHOT_UPDATES = 1000
 
 
 @dataclass(frozen=True)
-class ParameterServerConfig:
+class ServerConfig:
     """How the server is cut, and what it does with gradients that come late."""
 
     num_shards: int = 1
     """Services that the parameters are shared out over."""
     max_staleness: int = 100
     """Updates after which a gradient's parameters are too old: it is dropped, and counted."""
-    block_steps: int = 64
-    """Steps of a worker between two turns of learning, rounded up to whole steps of its environments."""
     stall_timeout_seconds: float = 60.0
     """A member that is silent for longer is lost."""
 
     def __post_init__(self) -> None:
-        for name, least in (("num_shards", 1), ("max_staleness", 0), ("block_steps", 1)):
+        for name, least in (("num_shards", 1), ("max_staleness", 0)):
             if getattr(self, name) < least:
                 raise QfleetError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         if not self.stall_timeout_seconds > 0:
             raise QfleetError(f"stall_timeout_seconds is {self.stall_timeout_seconds}; it must be above 0")
+
+
+@dataclass(frozen=True)
+class ParameterServerConfig(ServerConfig):
+    """The same, and how long a worker acts between two turns of learning."""
+
+    block_steps: int = 64
+    """Steps of a worker between two turns of learning, rounded up to whole steps of its environments."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.block_steps < 1:
+            raise QfleetError(f"block_steps is {self.block_steps}; it must be at least 1")
+
+
+def none_due(num_steps: int) -> int:
+    """Where whoever acts computes a gradient at once, nothing is ever owed."""
+    return 0
+
+
+@dataclass(frozen=True)
+class ServedRun:
+    """What a parameter server is told of its run."""
+
+    make_source: Callable[[int, int], GradientSource]
+    """Makes the environments and network of the worker of a rank, and of how often it was replaced; picklable."""
+    initial: Parameters
+    """The server's, to begin with."""
+    rules: tuple[StepRule, ...]
+    """One for each part of them."""
+    num_acting: int
+    """So many of them, the first, are those that are acted with."""
+    total_steps: int
+    num_workers: int
+    updates_due: Callable[[int], int] = none_due
+    """Gradients owed after so many steps of a worker, where these are not computed as it acts."""
 
 
 @dataclass(frozen=True)
@@ -63,139 +96,94 @@ class Computed:
 
     server: ServerReport
     """As its first shard answered last."""
-    num_steps: int = 0
-    returns: tuple[float, ...] = ()
-    """Of the episodes that ended."""
-    lengths: tuple[float, ...] = ()
-    loss: float | None = None
-    """Of the minibatch, if a gradient was computed."""
+    contribution: Contribution
+    """Without the gradient."""
 
 
 @final
 class ParameterServerWorker:
-    """Environments, a replay and a network whose parameters are the server's."""
+    """Pulls, has its source compute a gradient, and pushes."""
 
-    def __init__(self, run: NetworkRun, config: ParameterServerConfig, rank: int, incarnation: int) -> None:
-        seed, members, share = worker_seed(run.seed, rank, incarnation), run.members, run.share
-        self._who, self._config, self._share = (rank, incarnation), config, share
-        self._actor = members.make_actor(share, seed, config.block_steps)
-        self._replay = members.make_replay(share, config.block_steps)
-        self._learner = members.make_learner(share, seed)
-        self._learner.warm_start(run.initial)
-        self._bounds = bounds_of(len(run.initial.vector), config.num_shards)
-        self._steps, self._number, self._num_extra = 0, 0, 0
-        """The last: gradients that are due beyond those for its steps, less than none in a lost worker's place."""
-        self._target_moves = 0
+    def __init__(self, run: ServedRun, num_shards: int, rank: int, incarnation: int) -> None:
+        self._who, self._rules = (rank, incarnation), run.rules
+        self._source = run.make_source(rank, incarnation)
+        self._bounds = bounds_of(len(run.initial.vector), num_shards)
+        self._number = 0
         self._versions: tuple[int, ...] = ()
-        self._gradient: Gradient | None = None
+        self._gradient: NDArray[np.float32] | None = None
+        self._norms: tuple[float, ...] = ()
 
     def start(self) -> None:
         """Begins the first episodes."""
-        self._actor.start()
+        self._source.start()
 
     def answer(self) -> None:
         """It is there."""
 
-    def compute(self, max_steps: int, importance_exponent: float, *pulled: Slice) -> Computed:
-        """Takes the parameters; acts if no update is due; else the gradient of a minibatch, which `gradient` gives."""
-        self._take(pulled)
-        self._gradient, server = None, pulled[0].report
-        due = self._share.updates_due(self._steps) + self._num_extra
-        if due <= self._number or not len(self._replay):
-            return self._act(max_steps, server)
-        self._learner.num_updates = self._number  # which minibatch is drawn follows from it
-        batch = self._learner.draw(self._replay.view(), importance_exponent)
-        self._gradient = self._learner.gradient(batch)
-        self._learner.prioritize(self._replay.view(), batch, self._gradient.td_errors)
-        self._number += 1
-        return Computed(server, loss=self._gradient.loss)
-
-    def _act(self, max_steps: int, server: ServerReport) -> Computed:
-        gathered = self._actor.gather(self._learner.publish(), min(max_steps, self._config.block_steps))
-        self._replay.append(gathered.block)
-        self._steps += gathered.num_steps
-        lengths = tuple(float(length) for length in gathered.lengths)
-        return Computed(server, gathered.num_steps, tuple(gathered.returns), lengths)
-
-    def _take(self, pulled: Sequence[Slice]) -> None:
-        """The parameters; the target network moves once for every so many updates of the server."""
-        vector = np.concatenate([part.values for part in pulled])
-        own = self._learner.publish()
-        self._learner.set_parameters(Parameters(pulled[0].report.version, vector, own.buffers))
+    def compute(self, max_steps: int, progress: float, *pulled: Slice) -> Computed:
+        """Takes the parameters; acts, or computes a gradient, which `gradient` gives, or both."""
         self._versions = tuple(part.report.version for part in pulled)
-        moves = pulled[0].report.version // self._share.target_update_every_updates
-        if moves != self._target_moves:
-            self._target_moves = moves
-            self._learner.move_target()
+        self._source.take(self._versions[0], np.concatenate([part.values for part in pulled]))
+        contribution = self._source.contribute(max_steps, progress)
+        self._gradient = contribution.gradient
+        if self._gradient is not None:
+            self._number += 1
+            self._norms = tuple(global_norm(self._gradient[rule.first : rule.last]) for rule in self._rules)
+            if not np.isfinite(self._norms).all():
+                raise NonFiniteError(
+                    "a worker's gradient is not finite; a smaller --learning-rate usually helps"
+                )
+        return Computed(pulled[0].report, replace(contribution, gradient=None))
 
     def gradient(self, shard: int) -> PushedGradient | None:
         """The slice of the latest gradient that is a shard's; None if there is none."""
         if self._gradient is None:
             return None
-        values = self._gradient.vector[self._bounds[shard] : self._bounds[shard + 1]]
-        norm = float(global_norm(self._gradient.vector))
-        return PushedGradient(self._who, self._number, self._versions[shard], values, norm)
+        values = self._gradient[self._bounds[shard] : self._bounds[shard + 1]]
+        return PushedGradient(self._who, self._number, self._versions[shard], values, self._norms)
 
     def take_over(self, parameters: Parameters, num_steps: int, num_owed: int) -> None:
         """Goes on in the place of a worker that had made so many steps, and owed so many gradients for them."""
-        self._learner.warm_start(parameters)
-        self._target_moves = parameters.version // self._share.target_update_every_updates
-        self._steps, self._num_extra = num_steps, num_owed - self._share.updates_due(num_steps)
+        self._source.take_over(parameters, num_steps, num_owed)
 
     def repeat(self, num_updates: int) -> None:
-        """So many more gradients are due, as the server has lost some."""
-        self._num_extra += num_updates
+        """The server has lost so many updates of this worker's."""
+        self._source.repeat(num_updates)
 
     def buffers(self) -> dict[str, NDArray]:
         """What its module keeps beside the parameters."""
-        return self._learner.publish().buffers
+        return self._source.buffers()
 
     def save_state(self) -> dict[str, Any]:
-        """Environments, replay and target network."""
-        actor, block = self._actor.pause()
-        self._replay.append(block)
-        counts = {
-            "steps": self._steps,
-            "number": self._number,
-            "extra": self._num_extra,
-            "target_moves": self._target_moves,
-        }
-        return counts | {
-            "actor": actor,
-            "replay": self._replay.save_state(),
-            "learner": self._learner.save_state(),
-        }
+        """The source's; gradients are numbered anew by whoever goes on."""
+        return self._source.save_state()
 
     def load_state(self, state: dict[str, Any]) -> None:
         """The reverse."""
-        self._steps, self._number, self._num_extra = state["steps"], state["number"], state["extra"]
-        self._target_moves = state["target_moves"]
-        self._actor.resume(state["actor"])
-        self._replay.load_state(state["replay"])
-        self._learner.load_state(state["learner"])
+        self._source.load_state(state)
 
     def close(self) -> None:
         """Closes its environments."""
-        self._actor.close()
+        self._source.close()
 
 
 def _make_shard(
-    run: NetworkRun, config: ParameterServerConfig, first: int, last: int, incarnation: int
+    run: ServedRun, config: ServerConfig, first: int, last: int, incarnation: int
 ) -> ParameterShard:
-    return ParameterShard(run.initial.vector[first:last], run.config.rule(), config.max_staleness)
+    return ParameterShard(run.initial.vector[first:last], first, run.rules, config.max_staleness)
 
 
 @final
 class ParameterServer(ServicesTopology):
     """Every worker has a chain of calls under way: compute, push to all shards, and so on from what these answer."""
 
-    def __init__(
-        self, fleet: Fleet, run: NetworkRun, config: ParameterServerConfig, restarts: Restarts
-    ) -> None:
-        self._run, self._config, timeout = run, config, config.stall_timeout_seconds
+    def __init__(self, fleet: Fleet, run: ServedRun, config: ServerConfig, restarts: Restarts) -> None:
+        self._run, timeout = run, config.stall_timeout_seconds
         self._bounds = list(pairwise(bounds_of(len(run.initial.vector), config.num_shards)))
         shards = [partial(_make_shard, run, config, first, last) for first, last in self._bounds]
-        workers = [partial(ParameterServerWorker, run, config, rank) for rank in range(run.num_workers)]
+        workers = [
+            partial(ParameterServerWorker, run, config.num_shards, rank) for rank in range(run.num_workers)
+        ]
         self._servers = Crew(fleet, "parameter shard", shards, restarts, timeout)
         self._workers = Crew(fleet, "worker", workers, restarts, timeout)
         super().__init__([self._servers, self._workers], run.total_steps, timeout)
@@ -248,10 +236,9 @@ class ParameterServer(ServicesTopology):
 
     def _start(self, rank: int) -> None:
         """Compute with what was pulled; push; what the shards answer is pulled for the next time."""
-        run, worker = self._run, self._workers
-        exponent = run.config.importance_exponent_at(self.num_steps / run.total_steps)
-        left = self._share(rank) - self._steps[rank]
-        computed = worker.call(rank, "compute", left, exponent, *self._pulled[rank])
+        worker, left = self._workers, self._share(rank) - self._steps[rank]
+        progress = self.num_steps / self._run.total_steps
+        computed = worker.call(rank, "compute", left, progress, *self._pulled[rank])
         self._pulled[rank] = [
             self._servers.call(shard, "push", worker.call(rank, "gradient", shard))
             for shard in range(len(self._servers))
@@ -260,20 +247,18 @@ class ParameterServer(ServicesTopology):
 
     def _finish(self, tag: int, future: Future) -> Turn | None:
         computed: Computed = self._acted(self._workers, tag, future)
-        due = self._run.share.updates_due
-        self._owed[tag] += due(self._steps[tag] + computed.num_steps) - due(self._steps[tag])
-        self._steps[tag] += computed.num_steps
+        due, made = self._run.updates_due, computed.contribution
+        self._owed[tag] += due(self._steps[tag] + made.num_steps) - due(self._steps[tag])
+        self._steps[tag] += made.num_steps
         self._server = max(self._server, computed.server, key=lambda report: report.version)
-        if computed.loss is not None:
+        if made.loss is not None:
             self._owed[tag] -= 1
             self._num_computed += 1
-            self._losses.append(computed.loss)
+            self._losses.append(made.loss)
             self._stalenesses.append(computed.server.staleness)
-        elif not computed.num_steps:
+        elif not made.num_steps:
             self._owed[tag] = 0  # there is nothing to learn from
-        if not computed.num_steps:
-            return None
-        return Turn(len(computed.returns), computed.returns, computed.lengths)
+        return Turn(len(made.returns), made.returns, made.lengths) if made.num_steps else None
 
     # Faults
 
@@ -307,19 +292,20 @@ class ParameterServer(ServicesTopology):
             self._owed[rank] += part
 
     def _let_take_over(self, rank: int) -> None:
-        """A new worker has an empty replay, and learns once there is something in it."""
+        """The lost one's episodes, and its replay, are gone."""
         parameters = self._pulled_parameters()
         self._workers.one(rank, "take_over", parameters, self._steps[rank], self._owed[rank])
 
     # Values and states
 
     def parameters(self) -> Parameters:
-        """The server's; buffers of a module are the first worker's."""
+        """The server's, as far as they are acted with; buffers of a module are the first worker's."""
         return self._lasting(self._found_parameters)
 
     def _found_parameters(self) -> Parameters:
         buffers = self._workers.one(0, "buffers") if self._run.initial.buffers else {}
-        return replace(self._pulled_parameters(), buffers=buffers)
+        found = self._pulled_parameters()
+        return Parameters(found.version, found.vector[: self._run.num_acting], buffers)
 
     def _pulled_parameters(self) -> Parameters:
         """With the buffers that a network begins with."""
@@ -329,8 +315,11 @@ class ParameterServer(ServicesTopology):
 
     def set_parameters(self, parameters: Parameters) -> None:
         """Gives them to the server; target networks follow with their next moves."""
+        vector = self._pulled_parameters().vector
+        check_same_network(self._run.num_acting, parameters)
+        vector[: self._run.num_acting] = parameters.vector
         for shard, (first, last) in enumerate(self._bounds):
-            self._servers.one(shard, "set_values", parameters.vector[first:last])
+            self._servers.one(shard, "set_values", vector[first:last])
 
     def measured(self) -> dict[str, float]:
         """Losses and staleness since the last call; gradients that were dropped so far."""

@@ -1,5 +1,6 @@
 """A parameter server's shard: a slice of the parameters, moved by gradients that workers push."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -7,7 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qfleet.deep.optimizer import adam
-from qfleet.deep.rules import UpdateRule
+
+
+@dataclass(frozen=True)
+class StepRule:
+    """How a part of the parameters is moved: by Adam with settings of its own."""
+
+    first: int
+    last: int
+    """Of the parameters; the part ends before it."""
+    learning_rate: float
+    adam_epsilon: float
+    max_gradient_norm: float
+    """The part's gradient is scaled down to this norm; infinity leaves it."""
 
 
 @dataclass(frozen=True)
@@ -41,18 +54,21 @@ class PushedGradient:
     version: int
     """Of the parameters it was computed with, in this shard."""
     values: NDArray[np.float32]
-    norm: float
-    """Of the whole gradient, of all shards."""
+    norms: tuple[float, ...]
+    """Of each rule's part of the gradient, over all shards."""
 
 
 @final
 class ParameterShard:
     """Applies every gradient at most once, and none that is too stale."""
 
-    def __init__(self, initial: NDArray[np.float32], rule: UpdateRule, max_staleness: int) -> None:
-        self._parameters = initial.copy()
+    def __init__(
+        self, initial: NDArray[np.float32], first: int, rules: Sequence[StepRule], max_staleness: int
+    ) -> None:
+        """`initial` are the parameters from number `first` on that are this shard's."""
+        self._parameters, self._first = initial.copy(), first
         self._moments = np.zeros((2, len(initial)), np.float32)
-        self._rule, self._max_staleness = rule, max_staleness
+        self._rules, self._max_staleness = rules, max_staleness
         self._version, self._num_dropped, self._staleness = 0, 0, 0
         self._applied: dict[tuple[int, int], int] = {}
         """The number of each worker's latest gradient."""
@@ -80,20 +96,22 @@ class ParameterShard:
         return self.pull()
 
     def _update(self, gradient: PushedGradient) -> None:
-        rule, factor = self._rule, 1.0
-        if gradient.norm > rule.max_gradient_norm:
-            factor = rule.max_gradient_norm / (gradient.norm + 1e-6)
         self._version += 1
-        adam(
-            self._parameters,
-            gradient.values * np.float32(factor),
-            self._moments[0],
-            self._moments[1],
-            self._version,
-            rule.learning_rate,
-            rule.adam_epsilon,
-            np.inf,
-        )
+        for rule, norm in zip(self._rules, gradient.norms, strict=True):
+            factor = 1.0
+            if norm > rule.max_gradient_norm:
+                factor = rule.max_gradient_norm / (norm + 1e-6)
+            part = slice(max(0, rule.first - self._first), max(0, rule.last - self._first))
+            adam(
+                self._parameters[part],
+                gradient.values[part] * np.float32(factor),
+                self._moments[0, part],
+                self._moments[1, part],
+                self._version,
+                rule.learning_rate,
+                rule.adam_epsilon,
+                np.inf,
+            )
 
     def set_values(self, values: NDArray[np.float32]) -> None:
         """Goes on from these."""
