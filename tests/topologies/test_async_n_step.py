@@ -208,3 +208,11 @@ def test_cart_pole_is_solved_on_processes(seed: int, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"topology": "async-n-step", "workers": 2, "backend": "processes"}
     run = qfleet.train("CartPole-v1", seed=seed, out=tmp_path / "run", **settings)
     assert run.summary["evaluation"]["mean_return"] >= 475, run.summary
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(3))
+def test_cart_pole_is_solved_on_ray_by_way_of_a_parameter_server(seed: int, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"topology": "async-n-step", "workers": 2, "backend": "ray"}
+    run = qfleet.train("CartPole-v1", seed=seed, out=tmp_path / "run", **settings)
+    assert run.summary["evaluation"]["mean_return"] >= 475, run.summary

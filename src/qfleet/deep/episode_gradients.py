@@ -14,7 +14,7 @@ from qfleet.deep.reinforce_task import ReinforceMembers
 
 @final
 class EpisodeGradients(GradientSource):
-    """Plays the episodes of an update with the policy it was given; parameters are the policy's, then the baseline's."""
+    """Plays an update's episodes with the policy given; parameters are the policy's, then the baseline's."""
 
     def __init__(
         self, members: ReinforceMembers, config: ReinforceConfig, seed: int, rank: int, incarnation: int
