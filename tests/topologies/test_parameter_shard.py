@@ -5,12 +5,10 @@ import itertools
 import numpy as np
 import pytest
 
-from qfleet.deep.dqn import DQNConfig
 from qfleet.deep.optimizer import adam, global_norm
-from qfleet.deep.rules import UpdateRule
-from qfleet.topologies.parameter_shard import ParameterShard, PushedGradient
+from qfleet.topologies.parameter_shard import ParameterShard, PushedGradient, StepRule
 
-RULE = DQNConfig(learning_rate=0.1, adam_epsilon=1e-8, max_gradient_norm=10.0).rule()
+RULE = StepRule(0, 1000, learning_rate=0.1, adam_epsilon=1e-8, max_gradient_norm=10.0)
 WORKER, OTHER = (0, 0), (1, 0)
 
 
@@ -18,11 +16,12 @@ def pushed(
     values, number: int, version: int, worker: tuple[int, int] = WORKER, norm: float | None = None
 ) -> PushedGradient:
     array = np.array(values, np.float32)
-    return PushedGradient(worker, number, version, array, float(global_norm(array)) if norm is None else norm)
+    norms = (float(global_norm(array)) if norm is None else norm,)
+    return PushedGradient(worker, number, version, array, norms)
 
 
-def shard_of(values, max_staleness: int = 100, rule: UpdateRule = RULE) -> ParameterShard:
-    return ParameterShard(np.array(values, np.float32), rule, max_staleness)
+def shard_of(values, max_staleness: int = 100, rule: StepRule = RULE) -> ParameterShard:
+    return ParameterShard(np.array(values, np.float32), 0, (rule,), max_staleness)
 
 
 def test_the_first_step_of_adam_by_hand() -> None:
