@@ -106,10 +106,11 @@ TUNED_POLICIES: dict[str, dict[str, Any]] = {
 OF_TOPOLOGIES: dict[TopologyName, dict[str, Any]] = {"ape-x": {"priority_exponent": 0.6}}
 """What belongs to a topology of action values by its source; an environment's own go on top."""
 
-TUNED_TOPOLOGIES: dict[TopologyName, dict[str, dict[str, Any]]] = {
-    "async-n-step": {"CartPole-v1": {"steps": 1_000_000}},  # every step is learned from once
+TUNED_TOPOLOGIES: dict[tuple[Kind, TopologyName], dict[str, dict[str, Any]]] = {
+    ("deep", "async-n-step"): {"CartPole-v1": {"steps": 1_000_000}},  # each is learned from once
+    ("policy", "parameter-server"): {"CartPole-v1": {"learning_rate": 1.5e-3}},  # gradients are late
 }
-"""On top of TUNED, where a topology needs other values."""
+"""On top of these, where a topology needs other values."""
 
 
 def is_tuned(environment: str) -> bool:
@@ -140,7 +141,7 @@ def default_settings(
     settings = Settings(environment, run, algorithm=config, topology=TOPOLOGY_CONFIGS[kind][name]())
     if kind == "deep":
         settings = with_values(settings, OF_TOPOLOGIES.get(name, {}))
-    for tuned in (TUNED if kind == "deep" else TUNED_POLICIES, TUNED_TOPOLOGIES.get(name, {})):
+    for tuned in (TUNED if kind == "deep" else TUNED_POLICIES, TUNED_TOPOLOGIES.get((kind, name), {})):
         for pattern, values in tuned.items():
             if fnmatch(environment, pattern):
                 settings = with_values(settings, values)
