@@ -47,8 +47,16 @@ def table() -> nn.Linear:
     ("topology", "changes"),
     [
         ("parameter-server", {"steps": 40_000, "num_shards": 2}),
-        ("asynchronous", {"steps": 24_000}),
-        ("asynchronous", {"steps": 24_000, "target_update_rate": 0.1, "target_update_every_updates": 2}),
+        ("asynchronous", {"steps": 32_000, "updates_per_step": 0.5}),
+        (
+            "asynchronous",
+            {
+                "steps": 32_000,
+                "updates_per_step": 0.5,
+                "target_update_rate": 0.1,
+                "target_update_every_updates": 2,
+            },
+        ),
     ],
     ids=["parameter-server", "asynchronous", "asynchronous-soft"],
 )
