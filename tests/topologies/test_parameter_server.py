@@ -28,6 +28,7 @@ POLICY, BASELINE = StepRule(0, 7, 0.01, 1e-8, 2.0), StepRule(7, 12, 0.1, 1e-8, n
 TINY: dict[str, Any] = {
     "algorithm": "reinforce",
     "steps": 2000,
+    "learning_rate": 3e-3,
     "hidden_sizes": (8,),
     "episodes_per_update": 3,
     "num_envs": 4,
