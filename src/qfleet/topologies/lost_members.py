@@ -11,12 +11,34 @@ Member = tuple[Crew, int]
 """A service, by its number in its crew."""
 _QUIET_SECONDS = 3.0
 """How long a service may take to answer that it is there, with nothing else to do."""
+_GONE_SECONDS = 1.0
+"""After a loss was noticed it is known so soon who is gone."""
 
 
 def failed(crew: Crew, number: int, error: Exception) -> FleetError:
     """That a service's environments have raised something."""
     said = " ".join(f"{type(error).__name__}: {error}".split())
     return FleetError(f"{crew.role} {number} failed with {said}")
+
+
+def find_gone(crews: Sequence[Crew], broken: Mapping[Member, FleetError]) -> dict[Member, FleetError]:
+    """Services that are known to be gone, each with how; others may be busy, or wait for what these were to give."""
+    answers, gone = _asked(crews, broken), dict[Member, FleetError]()
+    deadline = time.monotonic() + _GONE_SECONDS
+    for (crew, number), answer in answers.items():
+        try:
+            answer.result(max(0.0, deadline - time.monotonic()))
+        except FleetError as error:
+            if not crew.under_way(number) and _has_failed(answer):
+                gone[crew, number] = error
+    return gone
+
+
+def _asked(crews: Sequence[Crew], broken: Mapping[Member, FleetError]) -> dict[Member, Future]:
+    members = [
+        (crew, number) for crew in crews for number in range(len(crew)) if (crew, number) not in broken
+    ]
+    return {member: member[0].call(member[1], "answer") for member in members}
 
 
 def find_lost(
@@ -28,8 +50,7 @@ def find_lost(
     is for the caller to do. `broken` are lost anyhow.
     """
     lost, silent = dict(broken), dict[Member, FleetError]()
-    members = [(crew, number) for crew in crews for number in range(len(crew)) if (crew, number) not in lost]
-    answers = {member: member[0].call(member[1], "answer") for member in members}
+    answers = _asked(crews, lost)
     deadline = time.monotonic() + _QUIET_SECONDS
     for member, answer in answers.items():
         try:
@@ -40,10 +61,19 @@ def find_lost(
     for member, error in silent.items():
         calls = member[0].under_way(member[1])
         if not calls:
-            lost[member] = error
+            lost |= {member: error} if _has_failed(answers[member]) else {}
         elif not _waits(calls[0], under_way):
             lost[member] = _hangs(member, calls[0], stall_timeout_seconds)
     return lost
+
+
+def _has_failed(answer: Future) -> bool:
+    """Whether an answer that is over is an error, and had not just been late."""
+    try:
+        answer.result(0.0)
+    except FleetError:
+        return True
+    return False
 
 
 def _waits(call: CallUnderWay, under_way: Sequence[Future]) -> bool:

@@ -2,14 +2,14 @@
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
 from qfleet.errors import FleetError, QfleetError
 from qfleet.fleet import Future
 from qfleet.topologies.crew import START_SECONDS, Completions, Crew
-from qfleet.topologies.lost_members import Member, failed, find_lost
+from qfleet.topologies.lost_members import Member, failed, find_gone, find_lost
 from qfleet.topologies.topology import Topology, Turn
 
 _CLOSE_SECONDS = 2.0
@@ -123,13 +123,14 @@ class ServicesTopology(Topology):
         """Finds out who is lost, replaces them, and goes on with the others; raises the error if nobody is."""
         replaced: list[Member] = []
         while True:
+            lost = self._end_gone()
             self._drain()
-            broken, self._broken = self._broken, {}
-            lost = find_lost(self._crews, broken, self._timeout_seconds)
+            known, self._broken = lost | self._broken, {}
+            found = find_lost(self._crews, known, self._timeout_seconds)
+            self._end({member: why for member, why in found.items() if member not in lost})
+            lost = found
             if not lost:
                 raise error
-            for member, why in lost.items():
-                member[0].end(member[1], why, self.num_steps)
             replaced += [member for member in lost if member not in replaced]
             for crew, number in lost:
                 crew.start_another(number)
@@ -139,6 +140,17 @@ class ServicesTopology(Topology):
                 return
             except FleetError as another:  # lost meanwhile, and found now
                 error = another
+
+    def _end_gone(self) -> dict[Member, FleetError]:
+        """Whoever waits for them would else do so until it is late."""
+        gone = self._broken | find_gone(self._crews, self._broken)
+        self._broken = {}
+        self._end(gone)
+        return gone
+
+    def _end(self, lost: Mapping[Member, FleetError]) -> None:
+        for (crew, number), why in lost.items():
+            crew.end(number, why, self.num_steps)
 
     def _drain(self) -> None:
         """All chains are over, one way or the other."""
