@@ -93,7 +93,13 @@ PLANS = {
 
 
 @pytest.mark.parametrize(
-    "topology", ["pooled", pytest.param("asynchronous", marks=pytest.mark.soak), "parameter-server", "ape-x"]
+    "topology",
+    [
+        pytest.param("pooled", marks=pytest.mark.soak),
+        pytest.param("asynchronous", marks=pytest.mark.soak),
+        "parameter-server",
+        "ape-x",
+    ],
 )
 def test_whoever_is_lost_is_replaced_and_the_run_ends_with_the_right_counts(
     topology: str, tmp_path: Path
