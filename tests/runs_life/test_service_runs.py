@@ -193,7 +193,7 @@ def test_counts_that_are_too_small_are_refused(topology: str, name: str, tmp_pat
 
 
 def learn_cart_pole(out: Path, topology: str, seed: int, **changes: Any) -> dict[str, Any]:
-    settings = {"backend": "threads"} | changes
+    settings: dict[str, Any] = {"backend": "threads"} | changes
     return qfleet.train("CartPole-v1", topology=topology, workers=2, seed=seed, out=out, **settings).summary
 
 
