@@ -61,7 +61,8 @@ class DeepTrainee(Trainee):
 
     def exploration_rate(self) -> float:
         """Epsilon now."""
-        return self._config.exploration_rate(self.num_steps)
+        own = self.topology.exploration_rate()
+        return self._config.exploration_rate(self.num_steps) if own is None else own
 
     def evaluate(self, num_episodes: int, seed: int, interrupted: Callable[[], bool]) -> Evaluation | None:
         """Plays greedy episodes with the parameters as they are now."""

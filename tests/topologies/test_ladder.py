@@ -1,7 +1,10 @@
 """Ape-X's ladder of epsilons, by the paper's formula."""
 
+from pathlib import Path
+
 import pytest
 
+import qfleet
 from qfleet.deep.dqn import DQNConfig
 from qfleet.topologies.ape_x import ladder
 
@@ -22,6 +25,23 @@ def test_each_actor_keeps_its_own_rung(num_actors: int, expected: list[float]) -
     configs = [ladder(CONFIG, actor, num_actors) for actor in range(num_actors)]
     for steps in (0, 2500, 10**7):
         assert [config.exploration_rate(steps) for config in configs] == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_run_shows_the_mean_rung(tmp_path: Path) -> None:
+    shown: set[float] = set()
+    qfleet.train(
+        "CartPole-v1",
+        topology="ape-x",
+        workers=2,
+        steps=600,
+        learning_starts_steps=500,
+        hidden_sizes=(8,),
+        final_episodes=1,
+        evaluation_episodes=1,
+        out=tmp_path / "run",
+        on_status=lambda status: shown.add(status.exploration_rate),
+    )
+    assert shown == {(0.4 + 0.4**8) / 2}
 
 
 def test_all_else_is_the_runs() -> None:

@@ -1,7 +1,7 @@
 """What workers whose parameters are somebody else's compute gradients from: a replay, or rollouts."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
@@ -11,7 +11,7 @@ from qfleet.deep.dqn import DQNConfig
 from qfleet.deep.learner import Learner
 from qfleet.deep.members import NetworkRun, worker_seed
 from qfleet.deep.parameters import Parameters
-from qfleet.deep.rollouts import Rollouts, final_epsilon
+from qfleet.deep.rollouts import Rollouts, explorer
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ class RolloutGradients(GradientSource):
     def __init__(
         self, run: NetworkRun, rollout_steps: int, num_envs: int, rank: int, incarnation: int
     ) -> None:
-        own = replace(run.share, exploration_final=final_epsilon(run.seed, rank))
+        own = explorer(run, rank)
         seed = worker_seed(run.seed, rank, incarnation)
         self._rollouts = Rollouts(run.members, own, rollout_steps, num_envs, seed)
         self._follower = FollowingLearner(run.members.make_learner(own, seed), run.initial, own)

@@ -14,7 +14,7 @@ import numpy as np
 from qfleet.deep.actor import Gathered
 from qfleet.deep.dqn import DQNConfig
 from qfleet.deep.learner import Learner
-from qfleet.deep.members import Members
+from qfleet.deep.members import Members, NetworkRun
 from qfleet.replay.replay import Batch
 
 FINAL_EPSILONS = (0.1, 0.01, 0.5)
@@ -26,6 +26,11 @@ def final_epsilon(seed: int, rank: int) -> float:
     """The probability of a random action that a worker's exploration falls to, drawn from the paper's mixture."""
     generator = np.random.default_rng(np.random.SeedSequence([seed, 0x65707369, rank]))
     return float(generator.choice(FINAL_EPSILONS, p=EPSILON_PROBABILITIES))
+
+
+def explorer(run: NetworkRun, rank: int) -> DQNConfig:
+    """The settings of one worker, whose exploration falls to a rate of its own."""
+    return replace(run.share, exploration_final=final_epsilon(run.seed, rank))
 
 
 class Rollout(NamedTuple):

@@ -228,6 +228,12 @@ class ApeX(ServicesTopology):
         """The learner's."""
         return self._num_updates
 
+    def exploration_rate(self) -> float:
+        """The mean of the ladder."""
+        actors = self._run.num_workers
+        rates = [ladder(self._run.config, actor, actors).exploration_final for actor in range(actors)]
+        return float(np.mean(rates))
+
     def prepare(self) -> None:
         """Lets all services begin, the learner with a snapshot."""
         super().prepare()

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from qfleet.deep.members import NetworkRun, worker_seed
 from qfleet.deep.parameters import Parameters
-from qfleet.deep.rollouts import Rollouts, final_epsilon
+from qfleet.deep.rollouts import Rollouts, explorer
 from qfleet.errors import QfleetError
 from qfleet.fleet import Fleet, Future
 from qfleet.replay.replay import Batch
@@ -110,11 +110,8 @@ class AsyncNStepWorker:
     ) -> None:
         self._memory, self._rank = memory, rank
         self._target_every = run.config.target_update_every_updates
-        own = replace(
-            run.share,
-            exploration_final=final_epsilon(run.seed, rank),
-            target_update_every_updates=_NEVER,  # which is decided by the updates of all, below
-        )
+        # When the target moves is decided by the updates of all, below.
+        own = replace(explorer(run, rank), target_update_every_updates=_NEVER)
         seed = worker_seed(run.seed, rank, incarnation)
         self._rollouts = Rollouts(run.members, own, config.rollout_steps, num_envs, seed)
         self._learner = run.members.make_learner(own, seed)
@@ -209,6 +206,11 @@ class AsyncNStep(ServicesTopology):
     def num_updates(self) -> int:
         """Of all workers."""
         return self._memory.num_updates
+
+    def exploration_rate(self) -> float:
+        """The mean of the workers', each as far as it has come."""
+        rates = [explorer(self._run, rank).exploration_rate(made) for rank, made in enumerate(self._steps)]
+        return float(np.mean(rates))
 
     def _start_idle(self) -> None:
         for rank in range(len(self._workers)):

@@ -36,6 +36,10 @@ class Topology(ABC):
     def num_updates(self) -> int:
         """Optimizer steps made so far."""
 
+    def exploration_rate(self) -> float | None:
+        """Share of random actions now, where workers have rates of their own: their mean; None: as the settings say."""
+        return None
+
     @abstractmethod
     def prepare(self) -> None:
         """Starts what is not started yet."""
