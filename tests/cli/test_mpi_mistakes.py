@@ -11,7 +11,7 @@ UNDER_MPIEXEC = {
     "GridWorld-16 --topology averaged --workers 3": "--workers 3: this MPI job has 2 ranks, and each is one worker",
     "GridWorld-16 --topology shared": "share no memory; averaged and partitioned work",
     "GridWorld-16": "--backend mpi with --topology serial",
-    "CartPole-v1": "--backend mpi is for tables",
+    "CartPole-v1": "with --backend mpi work averaged, data-parallel, model-parallel",
     "GridWorld-16 --topology averaged --stepz 4": "no flag --stepz",
 }
 WITHOUT_IT = {
@@ -19,7 +19,7 @@ WITHOUT_IT = {
     "train GridWorld-16 --topology partitioned --backend mpi --workers 2": "works under mpiexec",
     "train GridWorld-16 --topology shared --backend mpi": "share no memory; averaged and partitioned work",
     "train GridWorld-16 --backend mpi": "leave --backend out",
-    "train CartPole-v1 --backend mpi": "--backend mpi is for tables",
+    "train CartPole-v1 --backend mpi": "with --backend mpi work averaged, data-parallel, model-parallel",
 }
 LIMIT_SECONDS = 30
 """Two seconds on an idle machine."""

@@ -29,7 +29,7 @@ def faulty(fault: str):
 @pytest.fixture(autouse=True)
 def count_environments_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """Numbers the environments from 0 in the order in which a vector environment makes them."""
-    from qfleet import assembly
+    from qfleet import assembly, network_members
 
     make = assembly.make
 
@@ -38,7 +38,8 @@ def count_environments_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
         FaultyEnv.num_made = 0 if options.get("training", True) else 1000
         return make(*arguments, **options)
 
-    monkeypatch.setattr(assembly, "make", counted)
+    for module in (assembly, network_members):
+        monkeypatch.setattr(module, "make", counted)
 
 
 @pytest.mark.parametrize("topology", TOPOLOGIES)
@@ -85,7 +86,7 @@ def test_rewards_beyond_all_measure_end_the_run_with_sound_values(tmp_path: Path
             Exploding, tmp_path / "run", loss="squared", max_gradient_norm=0.0, checkpoint_every_steps=100
         )
     newest = CheckpointStore(tmp_path / "run/checkpoints").load_newest()
-    assert newest is not None and np.isfinite(newest[1]["learner"]["parameters"]).all()
+    assert newest is not None and np.isfinite(newest[1]["values"]["parameters"]).all()
 
 
 @pytest.mark.parametrize("topology", TOPOLOGIES)

@@ -120,10 +120,10 @@ def test_it_learns_on_one_environment_object(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"topology": "overlapped"}, "serial, data-parallel do"),
+        ({"topology": "overlapped"}, "serial, data-parallel, parameter-server do"),
         ({"dueling": True}, "dueling is on"),
         ({"until_change": 0.1}, "--until-change is for tables"),
-        ({"workers": 2}, "--topology serial has 1 worker; data-parallel have more"),
+        ({"workers": 2}, "--topology serial has 1 worker; data-parallel, parameter-server have more"),
         ({"batch_size": 8}, "batch_size"),
     ],
 )

@@ -125,7 +125,7 @@ def test_the_best_values_are_kept(tmp_path: Path) -> None:
     again = run.evaluate(2, seed=evaluation_seed(5, PERIODIC, best + 1))
     assert again.mean == means[best]
     newest = CheckpointStore(run.folder.checkpoints).load_newest()
-    assert newest is not None and not np.array_equal(newest[1]["learner"]["parameters"], run.values)
+    assert newest is not None and not np.array_equal(newest[1]["values"]["parameters"], run.values)
     assert np.array_equal(qfleet.load(run.path).values, run.values)
 
 

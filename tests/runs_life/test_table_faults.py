@@ -58,7 +58,7 @@ def test_a_world_that_goes_wrong_in_worker_1_is_what_is_said(
         qfleet.train(faulty(kind, 1e-4), out=tmp_path / "run", backend=backend, **PARTITIONED)
     assert not isinstance(raised.value, FleetError) and "\n" not in str(raised.value)
     assert time.monotonic() - started < 40
-    assert (children(), threading.active_count()) == before
+    assert children() == before[0] and threading.active_count() <= before[1]
 
 
 def test_what_goes_wrong_at_once_is_said_before_workers_start(tmp_path: Path) -> None:
