@@ -30,7 +30,7 @@ check: test-install  ## Static checks.
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-test: check  ## Everything that must hold; some twenty minutes on two cores.
+test: check  ## Everything that must hold; some twenty-five minutes on two cores.
 	$(PYTEST) -m "not soak" --numprocesses 2
 
 soak: test-install  ## The slow proofs, in full.
