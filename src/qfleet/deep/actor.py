@@ -77,10 +77,6 @@ class Actor:
         makes_priorities: bool = False,
     ) -> None:
         """`makes_priorities`: blocks carry their transitions' first priorities; it needs a priority_exponent."""
-        if makes_priorities and config.priority_exponent == 0:
-            raise QfleetError(
-                "priority_exponent is 0, which draws uniformly; actors can make priorities where it is above 0"
-            )
         self._environment, self._policy, self._config, self._seed = environment, policy, config, seed
         num_envs, layout = environment.num_envs, environment.layout
         self._vector_steps_per_block = -(-block_steps // num_envs)
@@ -94,15 +90,7 @@ class Actor:
             max_steps_per_block=self._vector_steps_per_block,
         )
         self._values = (
-            FrameValues(
-                num_envs,
-                config.n_step,
-                self._vector_steps_per_block,
-                config.priority_exponent,
-                config.priority_floor,
-            )
-            if makes_priorities
-            else None
+            _frame_values(config, num_envs, self._vector_steps_per_block) if makes_priorities else None
         )
         self._stacks = FrameStacks(num_envs, environment.frame_stack, layout.size, layout.dtype)
         self._masks = np.ones((num_envs, num_mask_actions), np.bool_)
@@ -247,6 +235,15 @@ class Actor:
         self._environment.reset(derived_seed(self._seed, self._num_resets - 1))
         if state["environment"]:
             self._environment.load_state(state["environment"])
+
+
+def _frame_values(config: DQNConfig, num_envs: int, vector_steps_per_block: int) -> FrameValues:
+    if config.priority_exponent == 0:
+        raise QfleetError(
+            "priority_exponent is 0, which draws uniformly; actors can make priorities where it is above 0"
+        )
+    exponent, floor = config.priority_exponent, config.priority_floor
+    return FrameValues(num_envs, config.n_step, vector_steps_per_block, exponent, floor)
 
 
 def derived_seed(seed: int, number: int) -> int:

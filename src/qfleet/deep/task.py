@@ -74,9 +74,7 @@ class NetworkLearner:
         while self._planned_steps < until:
             advance += self.gather(min(self.task.block_steps, until - self._planned_steps))
             if self.num_due > 0:
-                progress = self._planned_steps * self.task.num_workers / self.task.total_steps
-                exponent = self.config.importance_exponent_at(progress)
-                self.learner.learn(self.replay.view(), self.num_due, exponent)
+                self.learner.learn(self.replay.view(), self.num_due, self._importance_exponent())
         self.give_values()
         return advance
 
@@ -110,8 +108,11 @@ class NetworkLearner:
 
     def draw(self) -> Batch:
         """The next update's minibatch, from its own replay."""
+        return self.learner.draw(self.replay.view(), self._importance_exponent())
+
+    def _importance_exponent(self) -> float:
         progress = self._planned_steps * self.task.num_workers / self.task.total_steps
-        return self.learner.draw(self.replay.view(), self.config.importance_exponent_at(progress))
+        return self.config.importance_exponent_at(progress)
 
     def update(self, batch: Batch, gradient: Gradient) -> None:
         """Makes an update with the mean of all workers' gradients, and gives its own batch its priorities."""
