@@ -14,6 +14,7 @@ import pytest
 
 from qfleet.environments import EnvironmentConfig, make
 from qfleet.errors import QfleetError
+from tests.child_processes import children
 from tests.segments import segments
 
 
@@ -37,29 +38,16 @@ class TroubledEnv(gymnasium.Env):
         return np.zeros(1, np.float32), 0.0, False, False, {}
 
 
-def _children() -> set[int]:
-    """Processes whose parent is this one."""
-    found = set()
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = status.read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if int(fields[1]) == os.getpid() and fields[0] != "Z":
-            found.add(int(status.parent.name))
-    return found
-
-
 def _num_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
 @pytest.fixture
 def nothing_left():
-    before, descriptors = _children(), _num_descriptors()
+    before, descriptors = children(), _num_descriptors()
     yield
     gc.collect()
-    assert _children() <= before
+    assert children() <= before
     assert _num_descriptors() <= descriptors
 
 
@@ -91,7 +79,7 @@ def test_a_worker_that_dies_or_fails_is_named_at_once(trouble, said, noted, noth
 
 def test_a_worker_killed_between_steps_is_noticed_within_two_seconds(nothing_left):
     vector = _troubled()
-    os.kill(max(_children()), signal.SIGKILL)
+    os.kill(max(children()), signal.SIGKILL)
     start = time.monotonic()
     with pytest.raises(QfleetError, match="SIGKILL"):
         while time.monotonic() - start < 10:

@@ -11,8 +11,8 @@ from torch import nn
 
 import qfleet
 from qfleet.errors import QfleetError
+from tests.child_processes import children
 from tests.runs_life.small_worlds import MatchEnv
-from tests.runs_life.test_table_faults import children
 from tests.runs_life.tiny import assert_same_bits
 
 TINY: dict[str, Any] = {

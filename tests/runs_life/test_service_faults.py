@@ -18,6 +18,7 @@ from qfleet.backends.process_handle import ProcessHandle
 from qfleet.errors import FleetError, NonFiniteError, QfleetError
 from tests import clock
 from tests.backends import ray_cluster
+from tests.child_processes import children
 from tests.environments.scripted import ScriptedEnv
 from tests.runs_life.tiny import TINY
 
@@ -36,11 +37,6 @@ def faulty(out: Path, topology: str, environment: Any = "CartPole-v1", **changes
     settings: dict[str, Any] = TINY | {"workers": 2, "topology": topology, "backend": "processes"}
     settings |= SHARDS.get(topology, {})
     return qfleet.train(environment, out=out, **(settings | changes))
-
-
-def children() -> set[int]:
-    lists = Path("/proc/self/task").glob("*/children")
-    return {int(number) for path in lists for number in path.read_text().split()}
 
 
 class Trouble:

@@ -14,6 +14,7 @@ import pytest
 import qfleet
 from qfleet.errors import FleetError, NonFiniteError, QfleetError
 from qfleet.worlds.world import World
+from tests.child_processes import children
 from tests.runs_life import faulty_worlds
 from tests.runs_life.faulty_worlds import RAISED, RESET, REWARD, STATE, faulty
 
@@ -27,11 +28,6 @@ PARTITIONED: dict[str, Any] = {
     "sync_every_steps": 2000,
     "max_evaluation_steps": 10,
 }
-
-
-def children() -> set[int]:
-    lists = Path("/proc/self/task").glob("*/children")
-    return {int(number) for path in lists for number in path.read_text().split()}
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -20,7 +20,7 @@ from qfleet.errors import QfleetError
 from qfleet.network_members import NetworkMembers
 from qfleet.topologies.async_n_step import AsyncNStepConfig, AsyncNStepWorker, Memory, make_memory
 from qfleet.tuned import default_settings, with_values
-from tests.runs_life.test_table_faults import children
+from tests.child_processes import children
 from tests.runs_life.tiny import assert_same_bits
 
 TINY: dict[str, Any] = {

@@ -22,7 +22,7 @@ from qfleet.network_members import NetworkMembers
 from qfleet.topologies.parameter_server import ParameterServerWorker, ServedRun
 from qfleet.topologies.parameter_shard import ParameterShard, PushedGradient, StepRule
 from qfleet.tuned import default_settings, with_values
-from tests.runs_life.test_table_faults import children
+from tests.child_processes import children
 
 POLICY, BASELINE = StepRule(0, 7, 0.01, 1e-8, 2.0), StepRule(7, 12, 0.1, 1e-8, np.inf)
 TINY: dict[str, Any] = {

@@ -17,6 +17,7 @@ from qfleet.errors import FleetError, QfleetError
 from qfleet.topologies.averaged import Averaged, AveragedConfig
 from qfleet.topologies.restarts import Restarts
 from tests.backends.members import FLEETS
+from tests.child_processes import children
 from tests.tables import table_bytes
 from tests.topologies.table_teams import task_of, world_named
 
@@ -39,12 +40,7 @@ TOPOLOGIES: dict[str, dict[str, Any]] = {
 
 
 def _workers() -> list[int]:
-    """Process ids of the workers that run now."""
-    found = []
-    for task in Path("/proc/self/task").iterdir():
-        found += [int(text) for text in (task / "children").read_text().split()]
-    commands = {number: Path(f"/proc/{number}/cmdline").read_bytes() for number in found}
-    return sorted(number for number, command in commands.items() if b"process_child" in command)
+    return sorted(children("process_child"))
 
 
 @contextmanager
