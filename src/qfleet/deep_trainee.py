@@ -10,6 +10,7 @@ from qfleet.deep.parameters import parameters_of, state_of
 from qfleet.deep_assembly import make_policy, make_topology
 from qfleet.environments.vector import VectorEnvironment
 from qfleet.evaluation import Evaluation
+from qfleet.fleet_view import FleetView
 from qfleet.replay.ring import Ring
 from qfleet.runs.checkpoints import CheckpointStore
 from qfleet.runs.streams import LoadedStream, Stream
@@ -74,7 +75,11 @@ class DeepTrainee(Trainee):
 
     def metrics(self, progressed: Progressed) -> dict[str, float]:
         """What the topology measures."""
-        return self.topology.measured()
+        return self.topology.measured() | self.topology.role_metrics()
+
+    def view(self) -> FleetView | None:
+        """The topology's."""
+        return self.topology.view()
 
     def between_checkpoints(self, store: CheckpointStore) -> None:
         """Starts writing the replay's segments that are full."""

@@ -176,7 +176,14 @@ def _progress(training: Training, quiet: bool) -> Progress:
 
 
 def _show(progress: Progress, status: Status) -> None:
-    progress.update(status.steps, status.updates, status.mean_return, status.exploration_rate, status.error)
+    progress.update(
+        status.steps,
+        status.updates,
+        status.mean_return,
+        status.exploration_rate,
+        status.error,
+        status.fleet,
+    )
     if status.evaluation is not None:
         mean, error = status.evaluation.mean, status.evaluation.standard_error
         progress.message(f"step {status.steps:>9,}  greedy return {mean:.1f} ± {error:.1f}")

@@ -13,6 +13,7 @@ from qfleet.errors import FleetError, QfleetError
 from qfleet.evaluation import Evaluation
 from qfleet.exact_solution import ExactSolution, solve_exactly
 from qfleet.fleet import Fleet
+from qfleet.fleet_view import FleetView
 from qfleet.runs.checkpoints import CheckpointStore
 from qfleet.saved_tables import SavedTables
 from qfleet.table_assembly import make_subject, make_topology, refuse_too_large
@@ -131,6 +132,7 @@ class TableTrainee(Trainee):
                 made, started = topology.num_steps, time.perf_counter()
                 self._reports = topology.advance(min(end, made + most), self._run.until_change)
                 self._num_rounds += self._reports[0].rounds
+                topology.account.note(self._reports, topology.num_steps - made, None)
                 seconds = max(time.perf_counter() - started, 1e-6)
                 most = max(1, int((topology.num_steps - made) / seconds * _LONGEST_TURN_SECONDS))
                 is_partial = topology.num_steps < end and not self._is_still
@@ -236,11 +238,19 @@ class TableTrainee(Trainee):
     def metrics(self, progressed: Progressed) -> dict[str, float]:
         """The error, and what the topology measures."""
         values = {f"fleet/{name}": value for name, value in self._measured().items()}
+        if self.view() is not None:
+            values |= self._started().account.looks.metrics()
         if progressed.error is not None:
             values["train/max_error"] = progressed.error
         if progressed.largest_change is not None:
             values["train/largest_change"] = progressed.largest_change
         return values
+
+    def view(self) -> FleetView | None:
+        """Workers, and their exchanges; None if there is only one."""
+        if self._topology is None or self._run.workers == 1:
+            return None
+        return self._topology.account.looks.view()
 
     def _measured(self) -> dict[str, float]:
         """What the topology measures, the mean over its workers."""

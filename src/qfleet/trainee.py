@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qfleet.evaluation import Evaluation
+from qfleet.fleet_view import FleetView
 from qfleet.runs.checkpoints import CheckpointStore
 
 
@@ -69,6 +70,10 @@ class Trainee(ABC):
     @abstractmethod
     def metrics(self, progressed: Progressed) -> dict[str, float]:
         """What else is worth a line in the metrics now (train/loss, replay/size, train/max_error, ...)."""
+
+    def view(self) -> FleetView | None:
+        """How the roles of its topology do now; None where there is nothing to tell. Cheap to call often."""
+        return None
 
     @abstractmethod
     def between_checkpoints(self, store: CheckpointStore) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from qfleet.assembly import Problem, make_trainee
 from qfleet.errors import QfleetError
 from qfleet.evaluation import CONFIRMING, PERIODIC, Evaluation, evaluation_seed
+from qfleet.fleet_view import FleetView
 from qfleet.interruption import Interruption
 from qfleet.runs.checkpoints import CheckpointStore
 from qfleet.runs.folder import RunFolder
@@ -38,6 +39,8 @@ class Status:
     """The greedy evaluation made after this block, if one was due."""
     error: float | None = None
     """Largest distance of the table's values from the exact ones, as last measured; None where it is not known."""
+    fleet: FleetView | None = None
+    """How the roles of the topology do now; None where there is nothing to tell."""
 
 
 @dataclass
@@ -171,6 +174,7 @@ class Training:
             self.trainee.exploration_rate(),
             evaluation,
             self._error,
+            self.trainee.view(),
         )
 
     def _reason_to_stop(self, progressed: Progressed, evaluation: Evaluation | None) -> str:

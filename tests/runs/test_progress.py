@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from qfleet.fleet_view import FleetView, Role
 from qfleet.runs.progress import Progress
 
 
@@ -49,7 +50,7 @@ def test_a_narrow_terminal_has_numbers_and_no_bar(monkeypatch: pytest.MonkeyPatc
     assert "1k/1k steps" in terminal.getvalue() and "━" not in terminal.getvalue()
 
 
-@pytest.mark.parametrize("columns", [50, 60, 70, 80, 100])
+@pytest.mark.parametrize("columns", [50, 60, 70, 80, 110])
 def test_no_line_is_cut(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     terminal = Terminal()
@@ -57,7 +58,7 @@ def test_no_line_is_cut(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
         progress.update(12_345_678, 1_234_567, -123.4, 0.25, 0.0123)
     line = re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", terminal.getvalue()).split("\r")[-1].strip("\n")
     assert "…" not in line and "12.3M/123M steps" in line and len(line) <= columns
-    assert ("updates/s" in line) == (columns >= 100)
+    assert ("updates/s" in line) == (columns >= 110)
 
 
 def test_a_table_shows_one_rate_and_its_error() -> None:
@@ -96,3 +97,29 @@ def test_many_updates_cost_little() -> None:
         for step in range(100_000):
             progress.update(step)
         assert time.process_time() - start_seconds < 1.0
+
+
+ROLES = FleetView(
+    (
+        Role("learner", 1, 643.0, "updates", 0.97, queue=0.75, restarts=0),
+        Role("actor", 2, 1440.0, "steps", 0.4, queue=0.25, restarts=0, staleness=8.4),
+    ),
+    0.25,
+)
+
+
+def test_roles_have_lines_below_the_live_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    terminal = Terminal()
+    with Progress(1000, stream=terminal) as progress:
+        progress.update(500, 125, fleet=ROLES)
+    lines = re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", terminal.getvalue()).replace("\r", "").splitlines()
+    shown = [line.rstrip() for line in lines][-4:]
+    assert "500/1k steps" in shown[0] and shown[1].startswith("▸ learner") and "staleness 8" in shown[2]
+    assert shown[3] == "  bottleneck: learner; 0.25 updates per step"
+
+
+def test_a_plain_line_names_the_bottleneck(capsys: pytest.CaptureFixture) -> None:
+    with Progress(1000) as progress:
+        progress.update(500, 125, fleet=ROLES)
+    assert capsys.readouterr().err.strip().endswith("bottleneck learner (97% busy)")

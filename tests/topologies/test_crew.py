@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
@@ -152,3 +152,41 @@ def test_threads_cannot_be_replaced() -> None:
     with pytest.raises(FleetError, match="it hangs"):
         crew.end(0, FleetError("it hangs"), 7)
     fleet.close()
+
+
+def test_meters_are_read_without_waiting(fleet: Fleet) -> None:
+    crew = adders(fleet, "adder", 2)
+    done = Completions[int](20.0)
+    for _ in range(3):
+        done.watch(len(done), crew.call(0, "add", 0.3, 1))
+    assert crew.num_queued == 2
+    deadline, asked_seconds = time.monotonic() + 20, 0.0
+    while crew.readings[0].busy_seconds < 0.85 and time.monotonic() < deadline:
+        started = time.perf_counter()
+        crew.ask_meters()
+        asked_seconds = max(asked_seconds, time.perf_counter() - started)
+        time.sleep(0.02)
+    busy, idle = crew.readings
+    assert 0.85 <= busy.busy_seconds <= busy.seconds and idle.busy_seconds < 0.2 < idle.seconds
+    assert asked_seconds < clock.seconds(0.2, 5) and crew.num_queued == 0
+
+
+def test_a_new_one_has_a_meter_of_its_own(processes: ProcessFleet) -> None:
+    crew = adders(processes, "adder", 1, allowed=1)
+    crew.one(0, "add", 0.5)
+    _read(crew, lambda: crew.readings[0].busy_seconds >= 0.5)
+    os.kill(crew.one(0, "who")[2], signal.SIGKILL)
+    with pytest.raises(FleetError) as lost:
+        crew.one(0, "answer")
+    crew.end(0, lost.value, 0)
+    crew.start_another(0)
+    _read(crew, lambda: crew.readings[0].seconds > 0 and crew.readings[0].busy_seconds < 0.5)
+    assert crew.incarnations == [1]
+
+
+def _read(crew: Crew, is_there: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not is_there():
+        assert time.monotonic() < deadline
+        crew.ask_meters()
+        time.sleep(0.02)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
+from qfleet.fleet_view import FleetView
+from qfleet.runs.fleet_lines import fleet_lines
 from qfleet.runs.formatting import short_duration, short_number
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ class _Shown:
     mean_return: float | None
     exploration_rate: float | None
     error: float | None
+    fleet: FleetView | None
 
 
 class Progress:
@@ -80,11 +83,15 @@ class Progress:
         mean_return: float | None = None,
         exploration_rate: float | None = None,
         error: float | None = None,
+        fleet: FleetView | None = None,
     ) -> None:
-        """Tells where the run is, counted from its very start; a table's error too. Cheap to call often."""
+        """Tells where the run is, counted from its very start; a table's error, and how the roles of a topology do.
+
+        Cheap to call often.
+        """
         if self._quiet:
             return
-        self._last = _Shown(steps, updates, mean_return, exploration_rate, error)
+        self._last = _Shown(steps, updates, mean_return, exploration_rate, error, fleet)
         now_seconds = time.monotonic()
         if now_seconds >= self._next_seconds:
             self._next_seconds = now_seconds + self._interval_seconds
@@ -115,7 +122,8 @@ class Progress:
         width = self._live.console.width
         text = _fitted(parts, width)
         line = f"{self._bar(shown.steps, width - len(text) - 1)}{text}"
-        self._live.update(Text(line, no_wrap=True, overflow="ellipsis"), refresh=True)
+        lines = [line, *(fleet_lines(shown.fleet, width) if shown.fleet else [])]
+        self._live.update(Text("\n".join(lines), no_wrap=True, overflow="ellipsis"), refresh=True)
 
     def _bar(self, steps: int, num_columns: int) -> str:
         """As long as there is room for beside the numbers, which matter more."""
@@ -147,6 +155,9 @@ class Progress:
         if self._total_steps and steps_per_second > 0:
             left_seconds = max(0, self._total_steps - shown.steps) / steps_per_second
             parts["left"] = f"{short_duration(left_seconds)} left"
+        if shown.fleet and self._live is None:
+            busiest = shown.fleet.bottleneck
+            parts["bottleneck"] = f"bottleneck {busiest.title} ({busiest.busy:.0%} busy)"
         return parts
 
 

@@ -27,6 +27,7 @@ from qfleet.replay.rate_limiter import RateLimiter
 from qfleet.replay.recorder import Block
 from qfleet.replay.sample import Sample, concatenate
 from qfleet.replay.shard import ShardReport
+from qfleet.topologies.account import Done
 from qfleet.topologies.crew import START_SECONDS, Crew
 from qfleet.topologies.lost_members import Member
 from qfleet.topologies.parameter_board import ParameterBoard
@@ -201,7 +202,6 @@ class ApeX(ServicesTopology):
         self._num_stored = [0] * shards
         """Transitions of each shard, as it said last."""
         self._num_updates = 0
-        self._stalenesses: list[int] = []
         self._snapshot: dict[str, Any] = {}
         """The learner's, to which another one goes back."""
 
@@ -239,6 +239,20 @@ class ApeX(ServicesTopology):
         super().prepare()
         if not self._snapshot:
             self._snapshot = self._learner.one(0, "save_state")
+
+    def _done(self) -> Done:
+        steps, updates = self.num_steps, self.num_updates
+        moved = steps + self._run.config.batch_size * updates
+        return Done(
+            steps,
+            updates,
+            {
+                "actor": (steps, "steps"),
+                "replay shard": (moved, "transitions"),
+                "learner": (updates, "updates"),
+                "driver": (self._num_chains, "chains"),
+            },
+        )
 
     def _start_idle(self) -> None:
         if self._num_updates >= self._snapshot["updates"] + _SNAPSHOT_UPDATES:
@@ -300,7 +314,7 @@ class ApeX(ServicesTopology):
         stored: ShardReport = future.result(self._timeout_seconds)
         self._limiter.insert(report.num_steps)
         self._num_stored[self._place(number)[0]] = stored.num_alive
-        self._stalenesses.append(report.staleness(self._num_updates))
+        self._note_staleness("actor", report.staleness(self._num_updates))
         lengths = tuple(float(length) for length in report.lengths)
         return Turn(len(lengths), tuple(report.returns), lengths)
 
@@ -330,10 +344,8 @@ class ApeX(ServicesTopology):
         self._learner.one(0, "set_parameters", parameters, timeout_seconds=START_SECONDS)
 
     def measured(self) -> dict[str, float]:
-        """Staleness of what actors act with, and the learner's means."""
-        staleness, self._stalenesses = self._stalenesses, []
-        values = {"fleet/staleness": float(np.mean(staleness))} if staleness else {}
-        return values | self._lasting(partial(self._learner.one, 0, "statistics"))
+        """The learner's means."""
+        return self._lasting(partial(self._learner.one, 0, "statistics"))
 
     def save_state(self) -> dict[str, Any]:
         """All services."""

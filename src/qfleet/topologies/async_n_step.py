@@ -27,6 +27,7 @@ from qfleet.deep.rollouts import Rollouts, explorer
 from qfleet.errors import QfleetError
 from qfleet.fleet import Fleet, Future
 from qfleet.replay.replay import Batch
+from qfleet.topologies.account import Done
 from qfleet.topologies.crew import START_SECONDS, Crew
 from qfleet.topologies.lost_members import Member
 from qfleet.topologies.restarts import Restarts
@@ -211,6 +212,11 @@ class AsyncNStep(ServicesTopology):
         """The mean of the workers', each as far as it has come."""
         rates = [explorer(self._run, rank).exploration_rate(made) for rank, made in enumerate(self._steps)]
         return float(np.mean(rates))
+
+    def _done(self) -> Done:
+        steps = self.num_steps
+        amounts = {"worker": (steps, "steps"), "driver": (self._num_chains, "chains")}
+        return Done(steps, self.num_updates, amounts)
 
     def _start_idle(self) -> None:
         for rank in range(len(self._workers)):

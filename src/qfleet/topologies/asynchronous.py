@@ -25,6 +25,7 @@ from qfleet.errors import QfleetError
 from qfleet.fleet import Fleet, Future
 from qfleet.replay.recorder import Block
 from qfleet.replay.sample import Sample
+from qfleet.topologies.account import Done
 from qfleet.topologies.crew import START_SECONDS, Crew
 from qfleet.topologies.lost_members import Member
 from qfleet.topologies.replay_service import Learned, ReplayService, learn_sample
@@ -139,6 +140,19 @@ class Asynchronous(ServicesTopology):
     def num_updates(self) -> int:
         """Of all agents."""
         return sum(self._updates)
+
+    def _done(self) -> Done:
+        steps, updates = self.num_steps, self.num_updates
+        moved = steps + self._run.config.batch_size * updates
+        return Done(
+            steps,
+            updates,
+            {
+                "agent": (steps, "steps"),
+                "replay": (moved, "transitions"),
+                "driver": (self._num_chains, "chains"),
+            },
+        )
 
     def _start_idle(self) -> None:
         for rank in range(len(self._agents)):

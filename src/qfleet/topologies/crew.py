@@ -4,12 +4,14 @@ import itertools
 import queue
 import time
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar, final
 
 from qfleet.errors import FleetError
 from qfleet.fleet import Fleet, Future, Handle
+from qfleet.topologies.metering import Metered, Reading
 from qfleet.topologies.restarts import Restarts
 
 START_SECONDS = 300.0
@@ -51,6 +53,10 @@ class Crew:
         """How often each was replaced."""
         self._keys = itertools.count()
         self._under_way: list[dict[int, CallUnderWay]] = [{} for _ in self._makers]
+        self.readings = [Reading() for _ in self._makers]
+        """Of every one's meter, as it said last."""
+        self._asked: list[Future | None] = [None] * len(self._makers)
+        self._read: queue.SimpleQueue[tuple[int, Future]] = queue.SimpleQueue()
         self._handles: list[Handle] = [self._started(number) for number in range(len(self._makers))]
 
     def __len__(self) -> int:
@@ -90,6 +96,24 @@ class Crew:
         """What one was asked and has not answered, in the order in which it runs them."""
         return [call for _, call in sorted(self._under_way[number].items())]
 
+    @property
+    def num_queued(self) -> int:
+        """Calls that have not begun, of all of them."""
+        return sum(max(0, len(calls) - 1) for calls in self._under_way)
+
+    def ask_meters(self) -> None:
+        """Takes what meters have answered, and asks those that have: it is never waited for."""
+        while not self._read.empty():
+            number, future = self._read.get()
+            if future is self._asked[number]:
+                self._asked[number] = None
+                with suppress(FleetError):
+                    self.readings[number] = future.result(0.0)
+        for number, handle in enumerate(self._handles):
+            if self._asked[number] is None:
+                future = self._asked[number] = handle.call("read_meter")
+                future.when_done(partial(self._read.put, (number, future)))
+
     def end(self, number: int, error: FleetError, num_steps: int) -> None:
         """Ends one that is lost; raises the error if the budget is spent, or where none can be replaced."""
         recovery = self._fleet.recovery
@@ -101,7 +125,7 @@ class Crew:
     def start_another(self, number: int) -> None:
         """Puts a new one in the place of one that was ended."""
         self.incarnations[number] += 1
-        self._under_way[number] = {}
+        self._under_way[number], self._asked[number] = {}, None
         self._handles[number] = self._started(number)
 
 
@@ -113,7 +137,7 @@ class _Maker:
         self._make, self._incarnation = make, incarnation
 
     def __call__(self) -> Any:
-        return self._make(self._incarnation)
+        return Metered(self._make(self._incarnation))
 
 
 @final

@@ -6,6 +6,7 @@ from typing import Any, final
 import numpy as np
 
 from qfleet.deep.parameters import Parameters, check_same_network, flat_values, from_flat_values
+from qfleet.fleet_view import FleetView
 from qfleet.topologies.table_team import RoundsReport, TableTopology
 from qfleet.topologies.timed_turns import timed_turns
 from qfleet.topologies.topology import Topology, Turn
@@ -46,8 +47,10 @@ class NetworkRounds(Topology):
             yield self._turn(is_partial=is_partial)
 
     def _advance(self, until_steps: int) -> None:
+        steps, updates = self.num_steps, self._num_updates
         self._reports = self._topology.advance(until_steps)
         self._num_updates = int(sum(report.extras["updates"] for report in self._reports))
+        self._topology.account.note(self._reports, self.num_steps - steps, self._num_updates - updates)
 
     def _turn(self, *, is_partial: bool) -> Turn:
         advances = [report.advance for report in self._reports]
@@ -73,6 +76,14 @@ class NetworkRounds(Topology):
             self._topology.forget_snapshot()
         else:
             self._given = parameters
+
+    def view(self) -> FleetView:
+        """Workers, and their exchanges."""
+        return self._topology.account.looks.view()
+
+    def role_metrics(self) -> dict[str, float]:
+        """The same."""
+        return self._topology.account.looks.metrics()
 
     def measured(self) -> dict[str, float]:
         """Means over the workers; the replays' sizes in all."""

@@ -41,7 +41,6 @@ class OneLearner(Topology):
     def __init__(self, team: Team) -> None:
         self._team = team
         self._begun = False
-        self._latest: Gathered | None = None
 
     @property
     def num_updates(self) -> int:
@@ -58,7 +57,6 @@ class OneLearner(Topology):
     def turns(self) -> Iterator[Turn]:
         """A block at each turn."""
         for gathered in self.blocks():
-            self._latest = gathered
             lengths = tuple(float(length) for length in gathered.lengths)
             yield Turn(len(lengths), tuple(gathered.returns), lengths)
 
@@ -71,11 +69,8 @@ class OneLearner(Topology):
         self._team.learner.warm_start(parameters)
 
     def measured(self) -> dict[str, float]:
-        """Replay, staleness and the learner's own."""
-        values = {"replay/size": float(len(self._team.replay))}
-        if self._latest is not None:
-            values["fleet/staleness"] = float(self._latest.staleness(self.num_updates))
-        return values | self._team.learner.take_statistics()
+        """The replay's size, and the learner's own."""
+        return {"replay/size": float(len(self._team.replay))} | self._team.learner.take_statistics()
 
     def rings(self) -> dict[str, Ring]:
         """The replay's."""

@@ -5,6 +5,7 @@ for the steps before it, from the replay as it stood when it began. Neither sees
 have ended. Against serial, the actor's parameters are one block older.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,7 +13,11 @@ from typing import Any, final
 
 from qfleet.deep.actor import Gathered
 from qfleet.errors import QfleetError
+from qfleet.fleet_view import FleetView
+from qfleet.topologies.looks import Looks
+from qfleet.topologies.metering import Reading
 from qfleet.topologies.one_learner import OneLearner, Team
+from qfleet.topologies.role_totals import RoleTotals, Totals
 
 _PAUSE_TIMEOUT_SECONDS = 60.0
 _CLOSE_TIMEOUT_SECONDS = 2.0
@@ -43,6 +48,7 @@ class Overlapped(OneLearner):
         self._config = config
         self._actor = team.fleet.start("the actor", team.make_actor)
         self._num_steps = 0
+        self._meters: _Meters | None = None
 
     @property
     def num_steps(self) -> int:
@@ -54,15 +60,29 @@ class Overlapped(OneLearner):
         team, timeout = self._team, self._config.stall_timeout_seconds
         if not self._begun:
             self._actor.call("start").result(timeout)
+        self._meters = _Meters(self)
         while self.num_steps < team.max_steps:
+            self._meters.begin()
             acting = self._actor.call("gather", team.learner.publish(), team.max_steps - self.num_steps)
+            acting.when_done(self._meters.acted)
             team.learn_due(self.num_steps)
+            self._meters.learned()
             gathered = acting.result(timeout)
+            self._meters.end()
             team.replay.append(gathered.block)
             self._num_steps += gathered.num_steps
+            self._meters.looks.note_staleness("actor", gathered.staleness(self.num_updates))
             if self.num_steps >= team.max_steps:
                 team.learn_due(self.num_steps)
             yield gathered
+
+    def view(self) -> FleetView | None:
+        """Actor and learner."""
+        return self._meters.looks.view() if self._meters else None
+
+    def role_metrics(self) -> dict[str, float]:
+        """The same."""
+        return self._meters.looks.metrics() if self._meters else {}
 
     def _pause(self) -> dict[str, Any]:
         state, block = self._actor.call("pause").result(_PAUSE_TIMEOUT_SECONDS)
@@ -77,3 +97,38 @@ class Overlapped(OneLearner):
         """Closes the actor's environments, unless the actor hangs."""
         with suppress(QfleetError):
             self._actor.call("close").result(_CLOSE_TIMEOUT_SECONDS)
+
+
+@final
+class _Meters:
+    """How long the two work of the time until they meet."""
+
+    def __init__(self, topology: Overlapped) -> None:
+        self._topology = topology
+        self._began = self._acted_at = self._learned_at = 0.0
+        self._acting = self._learning = self._seconds = 0.0
+        self.looks = Looks(self._totals)
+
+    def begin(self) -> None:
+        """Both begin."""
+        self._began = self._acted_at = time.perf_counter()
+
+    def acted(self) -> None:
+        """The actor has ended, in a thread of its own."""
+        self._acted_at = time.perf_counter()
+
+    def learned(self) -> None:
+        """The learner has."""
+        self._learned_at = time.perf_counter()
+
+    def end(self) -> None:
+        """They have met."""
+        self._seconds += time.perf_counter() - self._began
+        self._acting += self._acted_at - self._began
+        self._learning += self._learned_at - self._began
+
+    def _totals(self) -> Totals:
+        steps, updates = self._topology.num_steps, self._topology.num_updates
+        actor = RoleTotals("actor", steps, "steps", (Reading(self._acting, self._seconds),))
+        learner = RoleTotals("learner", updates, "updates", (Reading(self._learning, self._seconds),))
+        return Totals(self._seconds, 0, steps, updates, (actor, learner))

@@ -25,6 +25,7 @@ from qfleet.deep.parameters import Parameters, check_same_network
 from qfleet.errors import NonFiniteError, QfleetError
 from qfleet.fleet import Fleet, Future
 from qfleet.tabular.merging import bounds_of
+from qfleet.topologies.account import Done
 from qfleet.topologies.crew import START_SECONDS, Crew
 from qfleet.topologies.lost_members import Member
 from qfleet.topologies.parameter_shard import ParameterShard, PushedGradient, ServerReport, Slice, StepRule
@@ -197,7 +198,6 @@ class ParameterServer(ServicesTopology):
         self._num_computed, self._computed_at_snapshot = 0, 0
         """Gradients, since this driver began."""
         self._losses: list[float] = []
-        self._stalenesses: list[int] = []
 
     @property
     def num_steps(self) -> int:
@@ -219,6 +219,18 @@ class ParameterServer(ServicesTopology):
     def _pull_anew(self) -> None:
         for rank in range(len(self._workers)):
             self._pulled[rank] = [self._servers.call(shard, "pull") for shard in range(len(self._servers))]
+
+    def _done(self) -> Done:
+        steps, updates = self.num_steps, self.num_updates
+        return Done(
+            steps,
+            updates,
+            {
+                "worker": (steps, "steps"),
+                "parameter shard": (updates * len(self._servers), "updates"),
+                "driver": (self._num_chains, "chains"),
+            },
+        )
 
     def _start_idle(self) -> None:
         if self._server.version >= self._snapshot[0]["version"] + _SNAPSHOT_UPDATES:
@@ -255,7 +267,7 @@ class ParameterServer(ServicesTopology):
             self._owed[tag] -= 1
             self._num_computed += 1
             self._losses.append(made.loss)
-            self._stalenesses.append(computed.server.staleness)
+            self._note_staleness("worker", computed.server.staleness)
         elif not made.num_steps:
             self._owed[tag] = 0  # there is nothing to learn from
         return Turn(len(made.returns), made.returns, made.lengths) if made.num_steps else None
@@ -322,12 +334,11 @@ class ParameterServer(ServicesTopology):
             self._servers.one(shard, "set_values", vector[first:last])
 
     def measured(self) -> dict[str, float]:
-        """Losses and staleness since the last call; gradients that were dropped so far."""
+        """Losses since the last call; gradients that were dropped so far."""
         values = {"fleet/dropped_gradients": float(self._server.num_dropped)}
         if self._losses:
             values["train/loss"] = float(np.mean(self._losses))
-            values["fleet/staleness"] = float(np.mean(self._stalenesses))
-        self._losses, self._stalenesses = [], []
+        self._losses = []
         return values
 
     def save_state(self) -> dict[str, Any]:

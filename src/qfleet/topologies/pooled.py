@@ -24,6 +24,7 @@ from qfleet.errors import QfleetError
 from qfleet.fleet import Fleet, Future
 from qfleet.replay.sample import Drawn, Sample, concatenate
 from qfleet.replay.shard import load_shard, save_shard
+from qfleet.topologies.account import Done
 from qfleet.topologies.crew import START_SECONDS, Crew
 from qfleet.topologies.lost_members import Member
 from qfleet.topologies.parameter_board import ParameterBoard
@@ -114,6 +115,8 @@ class PooledAgent:
 class Pooled(ServicesTopology):
     """The driver has the learner; every agent is a service, with one call under way: its turn."""
 
+    _driver = "learner"
+
     def __init__(
         self, fleet: Fleet, run: NetworkRun, learner: Learner, config: PooledConfig, restarts: Restarts
     ) -> None:
@@ -129,7 +132,6 @@ class Pooled(ServicesTopology):
         """What was drawn in the turn before, to learn from."""
         self._num_alive = 0
         """Transitions in all pools, as they said last."""
-        self._staleness: list[int] = []
 
     @property
     def num_steps(self) -> int:
@@ -140,6 +142,10 @@ class Pooled(ServicesTopology):
     def num_updates(self) -> int:
         """The learner's."""
         return self._learner.num_updates
+
+    def _done(self) -> Done:
+        steps, updates = self.num_steps, self.num_updates
+        return Done(steps, updates, {"agent": (steps, "steps"), "learner": (updates, "updates")})
 
     def _start_idle(self) -> None:
         """Agents act, store and draw; meanwhile the learner learns from what was drawn in the turn before."""
@@ -186,7 +192,7 @@ class Pooled(ServicesTopology):
         turn: PoolTurn = self._acted(self._agents, tag, future)
         report = turn.gathered
         self._num_steps += report.num_steps
-        self._staleness.append(report.staleness(self._learner.num_updates))
+        self._note_staleness("agent", report.staleness(self._learner.num_updates))
         if turn.sample is not None:
             self._samples[tag] = turn.sample
         lengths = tuple(float(length) for length in report.lengths)
@@ -205,11 +211,8 @@ class Pooled(ServicesTopology):
         self._publish()
 
     def measured(self) -> dict[str, float]:
-        """Staleness, the pools' sizes in all, and the learner's own."""
-        staleness, self._staleness = self._staleness, []
-        values = {"fleet/staleness": float(np.mean(staleness))} if staleness else {}
-        if self._num_alive:
-            values["replay/size"] = float(self._num_alive)
+        """The pools' sizes in all, and the learner's own."""
+        values = {"replay/size": float(self._num_alive)} if self._num_alive else {}
         return values | self._learner.take_statistics()
 
     def save_state(self) -> dict[str, Any]:

@@ -3,11 +3,13 @@
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any, TypeVar
 
 from qfleet.errors import FleetError, QfleetError
 from qfleet.fleet import Future
+from qfleet.fleet_view import FleetView
+from qfleet.topologies.account import Account, Done
 from qfleet.topologies.crew import START_SECONDS, Completions, Crew
 from qfleet.topologies.lost_members import Member, failed, find_gone, find_lost
 from qfleet.topologies.topology import Topology, Turn
@@ -24,15 +26,26 @@ class ServicesTopology(Topology):
     subclass gives these what they need.
     """
 
+    _driver = "driver"
+    """The role of what the driver does itself."""
+
     def __init__(self, crews: Sequence[Crew], total_steps: int, stall_timeout_seconds: float) -> None:
         self._crews, self._total_steps = crews, total_steps
         self._timeout_seconds = stall_timeout_seconds
         self._chains: Completions[Any] = Completions(stall_timeout_seconds)
+        self._num_chains = 0
+        """That have come to their ends."""
         self._left_turns: list[Turn] = []
         """Of chains that ended while nobody asked for a turn."""
         self._broken: dict[Member, FleetError] = {}
         """Whose environments have raised something."""
         self._begun = False
+        self._account: Account | None = None
+        """Of what all roles do, from the first turn on."""
+
+    @abstractmethod
+    def _done(self) -> Done:
+        """What every role has done so far."""
 
     @abstractmethod
     def _start_idle(self) -> None:
@@ -56,29 +69,35 @@ class ServicesTopology(Topology):
     def turns(self) -> Iterator[Turn]:
         """A turn ends whenever a chain has brought something; the last one, when the updates owed are made too."""
         self.prepare()
-        while self._go_on():
+        self._account = Account(self._driver, self._crews, self._done)
+        while self._go_on(self._account):
             if self._left_turns and self.num_steps < self._total_steps:
                 yield self._taken_turn()
         if self.num_steps < self._total_steps:
             raise FleetError(f"nothing is under way at step {self.num_steps:,}, and nobody can go on")
         yield self._taken_turn()
 
-    def _go_on(self) -> bool:
+    def _go_on(self, account: Account) -> bool:
         """Starts and finishes chains; False if there is nothing left to do."""
-        try:
-            self._start_idle()
-        except FleetError as error:
-            self._recover(error)
-            return True
-        if not len(self._chains):
-            return False
-        self._take_next()
+        with account.working():
+            try:
+                self._start_idle()
+                account.sample()
+            except FleetError as error:
+                self._recover(error)
+                return True
+            if not len(self._chains):
+                return False
+            self._take_next()
         return True
 
     def _take_next(self) -> None:
         """Whatever the next chain has brought is left for the next turn."""
         try:
-            turn = self._finish(*self._chains.next())
+            with self._account.waiting() if self._account else nullcontext():
+                tag, future = self._chains.next()
+            self._num_chains += 1
+            turn = self._finish(tag, future)
         except FleetError as error:
             self._recover(error)
         else:
@@ -91,6 +110,19 @@ class ServicesTopology(Topology):
             tuple(value for turn in turns for value in turn.returns),
             tuple(value for turn in turns for value in turn.lengths),
         )
+
+    def _note_staleness(self, role: str, num_updates: int) -> None:
+        """A member of that role worked with parameters so many updates old."""
+        if self._account:
+            self._account.looks.note_staleness(role, num_updates)
+
+    def view(self) -> FleetView | None:
+        """None before the first turn."""
+        return self._account.looks.view() if self._account else None
+
+    def role_metrics(self) -> dict[str, float]:
+        """Rate, load, queue, staleness and restarts of every role."""
+        return self._account.looks.metrics() if self._account else {}
 
     def _come_to_rest(self) -> None:
         """Lets all chains come to their ends; lost services are replaced."""

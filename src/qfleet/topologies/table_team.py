@@ -14,7 +14,10 @@ from qfleet.fleet import Fleet, Group
 from qfleet.memory import readable_bytes
 from qfleet.tabular.learner import Advance
 from qfleet.tabular.records import Table
+from qfleet.topologies.metered_workers import MeteredMaker
+from qfleet.topologies.metering import NOTHING_READ, Reading
 from qfleet.topologies.restarts import Restarts, Snapshot
+from qfleet.topologies.rounds_account import RoundsAccount
 from qfleet.topologies.workers import START_SECONDS, Workers
 
 
@@ -125,6 +128,8 @@ class RoundsReport:
     """Of any value in the last round, if it was asked for."""
     extras: dict[str, float] = field(default_factory=dict)
     """What the topology measures: imbalance, parked fraction, lost updates, ..."""
+    reading: Reading = NOTHING_READ
+    """Of the worker's meter, of these rounds."""
 
 
 class TableWorker(ABC, Generic[Learner]):
@@ -222,7 +227,8 @@ class TableTopology(ABC):
     ) -> None:
         """`restarts`: how often lost workers are replaced; None for never."""
         self._task, self._start_seconds = task, max(START_SECONDS, stall_timeout_seconds)
-        self._workers = Workers(fleet, makers, stall_timeout_seconds)
+        self._workers = Workers(fleet, [MeteredMaker(make) for make in makers], stall_timeout_seconds)
+        self.account = RoundsAccount(len(makers), restarts)
         self._restarts = restarts
         self._snapshot: Snapshot | None = None
         self._longest_call_steps = 1

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qfleet.deep.parameters import Parameters
+from qfleet.fleet_view import FleetView
 from qfleet.replay.ring import Ring
 
 
@@ -59,6 +60,14 @@ class Topology(ABC):
     @abstractmethod
     def measured(self) -> dict[str, float]:
         """What is worth a line in the metrics, by name; means since the last call."""
+
+    def view(self) -> FleetView | None:
+        """How its roles do now; None where there is only one, or nothing to tell yet. Cheap to call often."""
+        return None
+
+    def role_metrics(self) -> dict[str, float]:
+        """The same for the metrics, by name: since the last call."""
+        return {}
 
     def rings(self) -> dict[str, Ring]:
         """What of its state is large, and so written in segments: rows that never change."""
