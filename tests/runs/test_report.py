@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from qfleet.errors import QfleetError
+from qfleet.fleet_view import FleetView, Role
 from qfleet.runs.curves import curve, group_seeds, mean_and_margin, read_run
+from qfleet.runs.fleet_report import roles_of
 from qfleet.runs.folder import RunFolder
 from qfleet.runs.metrics import MetricsWriter
 from qfleet.runs.report import write_report
@@ -135,3 +137,51 @@ def test_more_runs_than_colours(tmp_path: Path) -> None:
     runs: list[Any] = [make_run(tmp_path, 3, 0, f"topology-{index}") for index in range(10)]
     page = page_of(runs, tmp_path / "report.html")
     assert all(f"topology-{index}" in text_of(page) for index in range(10))
+
+
+def make_fleet_run(root: Path, seed: int = 0) -> Path:
+    folder = RunFolder.create("CartPole-v1", "dqn", seed, root=root)
+    folder.write_config({"environment": "CartPole-v1", "run": {"topology": "ape-x", "seed": seed}})
+    writer = MetricsWriter(folder.path)
+    for index in range(1, 5):
+        learner = Role("learner", 1, 600.0, "updates", 0.2 * index, queue=0.5, restarts=index // 2)
+        actor = Role(
+            "actor", 2, 1500.0, "steps", 0.55, 1.5, 0, staleness=2.0 * index, staleness_p99=9.0 * index
+        )
+        writer.write(index * 500, FleetView((learner, actor), 0.4).metrics())
+    writer.close()
+    return folder.path
+
+
+def test_roles_are_charted_and_listed_the_busiest_first(tmp_path: Path) -> None:
+    folder = make_fleet_run(tmp_path)
+    actor, learner = roles_of(read_run(folder))
+    assert (actor.name, actor.unit, actor.rate, actor.busy) == ("actor", "steps", 1500.0, pytest.approx(0.55))
+    assert (actor.bottleneck, actor.staleness, actor.staleness_p99, actor.restarts) == (0.5, 5.0, 36.0, 0)
+    assert (learner.busy, learner.bottleneck, learner.queue) == (pytest.approx(0.5), 0.5, 0.5)
+    assert learner.staleness is None and learner.restarts == 2
+    text = text_of(page_of([folder], tmp_path / "report.html"))
+    for said in (
+        "Roles",
+        "Busy, % of the time, by role",
+        "Staleness, updates",
+        "1.5k steps/s",
+        "600 updates/s",
+    ):
+        assert said in text
+
+
+def test_roles_of_several_runs_are_listed_only(tmp_path: Path) -> None:
+    runs = [make_fleet_run(tmp_path / "one"), make_run(tmp_path / "two", 3)]
+    page = page_of(runs, tmp_path / "report.html")
+    assert "Roles" in text_of(page) and "by role" not in text_of(page)
+    rows = [list(row.itertext()) for row in page.iter("tr")]
+    assert [row[1] for row in rows if row[0] == runs[0].name and row[1] in ("learner", "actor")] == [
+        "actor",
+        "learner",
+    ]
+
+
+def test_without_roles_nothing_is_said_of_them(tmp_path: Path) -> None:
+    assert roles_of(read_run(make_run(tmp_path, 3))) == []
+    assert "Roles" not in text_of(page_of([make_run(tmp_path, 3, seed=1)], tmp_path / "report.html"))

@@ -1,6 +1,7 @@
 """Networks under pooled, asynchronous, parameter-server and ape-x: counts, stopping and going on, and learning."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch import nn
 
 import qfleet
 from qfleet.errors import QfleetError
+from qfleet.fleet_view import FleetView
+from qfleet.runs.metrics import read_metrics
 from tests import clock
 from tests.environments.scripted import ScriptedEnv
 from tests.runs_life.tiny import TINY, final_checkpoint
@@ -48,8 +51,37 @@ def test_steps_are_those_asked_for_and_the_updates_owed_are_made(
 @pytest.mark.parametrize("topology", SERVICES)
 def test_three_workers_with_few_environments_and_a_short_last_block(topology: str, tmp_path: Path) -> None:
     changes = {"num_shards": 2} if topology in ("ape-x", "parameter-server") else {}
-    run = tiny(tmp_path / "run", topology, workers=3, **changes)
+    views: list[FleetView] = []
+    run = tiny(tmp_path / "run", topology, workers=3, on_status=partial(_keep_view, views), **changes)
     assert_counts(run.summary, topology, num_workers=3)
+    assert [(role.name, role.num_members) for role in views[-1].roles] == ROLES[topology]
+    assert_roles_in_metrics(read_metrics(run.path), topology, run.summary["steps"])
+
+
+ROLES = {
+    "pooled": [("agent", 3), ("learner", 1)],
+    "asynchronous": [("replay", 1), ("agent", 3), ("driver", 1)],
+    "parameter-server": [("parameter shard", 2), ("worker", 3), ("driver", 1)],
+    "ape-x": [("replay shard", 2), ("learner", 1), ("actor", 3), ("driver", 1)],
+}
+
+
+def _keep_view(views: list[FleetView], status: qfleet.Status) -> None:
+    assert status.fleet is not None
+    views.append(status.fleet)
+
+
+def assert_roles_in_metrics(metrics: list[dict[str, Any]], topology: str, num_steps: int) -> None:
+    """Every role has its load; one is the bottleneck; and rates are such that in all the steps were made."""
+    lines = [line for line in metrics if "time/fps" in line]
+    acting = next(role for role, members in ROLES[topology] if members == 3)
+    for role, _ in ROLES[topology]:
+        busy = [line[f"fleet/{role.replace(' ', '_')}/busy"] for line in lines]
+        assert all(0 <= share <= 1 for share in busy)
+    for line in lines:
+        assert sum(value for name, value in line.items() if name.endswith("/is_bottleneck")) == 1
+        assert line[f"fleet/{acting}/steps_per_second"] > 0
+    assert lines[-1]["step"] == num_steps
 
 
 @pytest.mark.parametrize("backend", ["threads", pytest.param("processes", marks=pytest.mark.soak)])

@@ -10,6 +10,7 @@ import numpy as np
 from qfleet.errors import QfleetError
 from qfleet.runs.charts import Series, line_chart
 from qfleet.runs.curves import Curve, RunRecord, curve, group_seeds, mean_and_margin, read_run
+from qfleet.runs.fleet_report import role_charts, roles_table
 from qfleet.runs.formatting import short_duration, short_number
 from qfleet.runs.page import legend_entry, page, style_sheet, tile, write_page
 
@@ -19,6 +20,7 @@ _SMALL_CHARTS = (
     ("Loss", "train/loss"),
     ("Exploration rate", "rollout/exploration_rate"),
     ("Steps per second", "time/fps"),
+    ("Updates per step", "fleet/updates_per_step"),
 )
 _NAMES = ("environment", "algorithm", "topology", "backend", "workers", "seed")
 
@@ -39,7 +41,7 @@ def _page(runs: Sequence[RunRecord]) -> str:
     title, subtitle = _heading(runs)
     body = (
         f'<header><h1>{escape(title)}</h1><p class="subtitle">{escape(subtitle)}</p></header>'
-        f"{_tiles(groups[0]) if len(groups) == 1 else ''}{_charts(groups)}{_table(runs)}"
+        f"{_tiles(groups[0]) if len(groups) == 1 else ''}{_charts(groups)}{_table(runs)}{roles_table(runs)}"
         f"<footer>Written by Qfleet.{_interval_note(groups)}</footer>"
     )
     return page(title, style_sheet("report.css"), body)
@@ -118,6 +120,9 @@ def _cards(groups: Sequence[Sequence[RunRecord]], x_name: str) -> str:
     for title, metric in _SMALL_CHARTS:
         if series := _series(groups, x_name, scale, metric, title.lower(), dashed=False):
             cards.append(_card(title, line_chart(title, label, series), "card"))
+    if len(groups) == 1:
+        charts = role_charts(groups[0], x_name, scale, label)
+        cards += [_card(title, chart, "card") for title, chart in charts.items()]
     return "".join(cards)
 
 
