@@ -1,6 +1,7 @@
 """MPI jobs of one to four ranks do what every group does, and learn what threads learn; see mpi_conformance.py."""
 
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,21 @@ def test_a_program_that_raises_ends_its_job_with_its_traceback(tmp_path: Path) -
     )
     code, out, err = finish(start(tmp_path, 3, script))
     assert code == 1 and err.count("ValueError: no such thing") == 1 and out == "", err
+
+
+def test_a_rank_that_never_joins_ends_the_job_with_where_the_others_wait(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, time\n"
+        "from qfleet.backends import mpi_job\n"
+        "mpi_job._JOIN_SECONDS = 2.0\n"
+        "if os.environ['OMPI_COMM_WORLD_RANK'] == '1':\n    time.sleep(60)\n"
+        "raise SystemExit(mpi_job.run_job(lambda: 0))\n"
+    )
+    started = time.monotonic()
+    code, _, err = finish(start(tmp_path, 2, script))
+    assert code == 1 and time.monotonic() - started < 30, err
+    assert err.count("Timeout (0:00:02)!") == 1 and "in join" in err, err
 
 
 def test_a_program_that_has_not_joined_its_job_is_told_how(tmp_path: Path) -> None:

@@ -108,6 +108,32 @@ def test_an_environment_that_cannot_be_made_in_the_worker_is_named(nothing_left)
         make(only_here, EnvironmentConfig(num_envs=2, engine="processes", num_processes=1))
 
 
+class Stopping:
+    """Ten megabytes; whoever pickles them stops all of its children first."""
+
+    def __reduce__(self):
+        for number in children():
+            os.kill(number, signal.SIGSTOP)
+        return bytes, (bytes(10**7),)
+
+
+def test_a_worker_that_does_not_take_its_environments_is_named(nothing_left, monkeypatch):
+    """It hangs where it starts: what it is sent fills the pipe, and the pipe's deadline is what counts."""
+    monkeypatch.setattr("qfleet.environments.processes._TRANSFER_SECONDS", 1)
+    content = Stopping()
+
+    def holding():
+        assert content is not None
+        return TroubledEnv()
+
+    started = time.monotonic()
+    with pytest.raises(
+        QfleetError, match=r"process 0 .* did not take what it was sent within 1 s while it started"
+    ):
+        make(holding, EnvironmentConfig(num_envs=2, engine="processes", num_processes=1))
+    assert time.monotonic() - started < 1 + 2 + 5
+
+
 def test_closing_twice_leaves_nothing(nothing_left):
     vector = _troubled()
     vector.close()

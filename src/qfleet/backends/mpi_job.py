@@ -1,12 +1,14 @@
 """One job of MPI ranks: rank 0 runs the program, all others work for it until it ends."""
 
+import faulthandler
 import os
 import socket
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, final
 
 import numpy as np
@@ -18,7 +20,10 @@ from qfleet.backends.mpi_library import MPI
 CALL_TAG, REPLY_TAG = 0, 1
 _FIRST_GROUP_TAG = 2
 _HOST_BYTES = 64
+_JOIN_SECONDS = 300.0
+"""Until all ranks have come; the job's folder of modules may be far away."""
 _FINALIZE_SECONDS = 5.0
+_STANDARD_ERROR = 2
 _LAST_WORDS_SECONDS = 0.2
 """Until what was written has passed through the launcher, which ends with the job."""
 
@@ -91,10 +96,24 @@ def current() -> MpiJob | None:
 
 
 def join() -> MpiJob:
-    """Joins the job that the launcher has started this process for; all ranks do."""
-    _joined.append(MpiJob())
+    """Joins the job that the launcher has started this process for; all ranks do, or the job ends after minutes."""
+    with _ending_the_job_after(_JOIN_SECONDS):
+        _joined.append(MpiJob())
     set_thread_budget(num_own_threads=num_cores())
     return _joined[0]
+
+
+@contextmanager
+def _ending_the_job_after(seconds: float) -> Iterator[None]:
+    """Ends this process, saying where it stood, unless what is done inside is done in time; the launcher ends the rest.
+
+    The library joins ranks with the interpreter's lock in its hand, so that no thread of Python could do it.
+    """
+    faulthandler.dump_traceback_later(seconds, exit=True, file=_STANDARD_ERROR)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def run_job(program: Callable[[], int]) -> int:

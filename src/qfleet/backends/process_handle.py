@@ -106,7 +106,10 @@ class ProcessHandle:
         if self._process.poll() is None:
             self._process.kill()
         self._thread.join(_END_SECONDS)
-        self._process.wait()
+        with contextlib.suppress(
+            subprocess.TimeoutExpired
+        ):  # a disk or a driver keeps it from ending: not for us
+            self._process.wait(_END_SECONDS)
         self._channel.close()
 
     def _put(self, queued: _Queued) -> None:

@@ -8,8 +8,10 @@ import contextlib
 import itertools
 import json
 import os
+import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -31,8 +33,11 @@ from qfleet.environments.worker import COMMAND, DONE_WITH_MASKS, FAILED, QUIT, W
 from qfleet.errors import QfleetError
 from qfleet.launcher import without_launcher
 
+_TIMEVAL = struct.Struct("ll")
 _START_SECONDS = 120.0
 _CLOSE_SECONDS = 2.0
+_TRANSFER_SECONDS = 30
+"""A worker that takes or gives nothing of a message for so long hangs; the first waits for it to import things."""
 
 
 class ProcessEnvironment(VectorEnvironment):
@@ -68,7 +73,7 @@ class ProcessEnvironment(VectorEnvironment):
             for index, part in enumerate(parts):
                 self._workers.append(_Worker(index, part, memory))
             for worker in self._workers:
-                worker.send(_pickled(factory, worker.part))
+                self._send(worker, _pickled(factory, worker.part))
             self._await_all(_START_SECONDS)
         except BaseException:
             self.close()
@@ -97,9 +102,13 @@ class ProcessEnvironment(VectorEnvironment):
             raise QfleetError(f"the environment processes of {self._name} are closed; make them anew")
         self._side ^= 1
         for worker in self._workers:
-            worker.send(bytes([self._side]) + payload)
+            self._send(worker, bytes([self._side]) + payload)
         self._await_all(self._step_seconds)
         return self._sides[self._side]
+
+    def _send(self, worker: "_Worker", message: bytes) -> None:
+        if not worker.send(message):
+            self._fail(worker, f"did not take what it was sent within {_TRANSFER_SECONDS} s", worker.stack())
 
     def _await_all(self, timeout_seconds: float) -> None:
         """Waits for every worker's reply; after a failure everything is ended before it is reported."""
@@ -117,6 +126,8 @@ class ProcessEnvironment(VectorEnvironment):
     def _receive(self, worker: "_Worker") -> None:
         try:
             reply = worker.pipe.recv_bytes()
+        except BlockingIOError:
+            self._fail(worker, f"stopped in an answer for {_TRANSFER_SECONDS} s", worker.stack())
         except (EOFError, ConnectionResetError):
             self._fail(worker, worker.how_it_ended(), worker.stack())
         if reply[:1] == FAILED:
@@ -147,7 +158,7 @@ class ProcessEnvironment(VectorEnvironment):
         """See `VectorEnvironment.close`."""
         workers, self._workers = self._workers, []
         for worker in workers:
-            worker.send(QUIT)
+            worker.ask_to_end()
         deadline = time.monotonic() + _CLOSE_SECONDS
         for worker in workers:
             worker.end(max(0.0, deadline - time.monotonic()))
@@ -160,6 +171,8 @@ class _Worker:
         self.index, self.part = index, part
         self._stacks = nameless_file()
         ours, theirs = socket.socketpair()
+        for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
+            ours.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(_TRANSFER_SECONDS, 0))
         descriptors = (theirs.fileno(), memory, self._stacks)
         self.pipe = Connection(ours.detach())
         search_path = json.dumps([str(Path(path).absolute()) for path in sys.path])
@@ -171,10 +184,20 @@ class _Worker:
                 env=without_launcher(os.environ),
             )
 
-    def send(self, message: bytes) -> None:
-        """Sends; that a worker is gone is found out, and named, by the wait that follows."""
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+    def send(self, message: bytes) -> bool:
+        """Sends; False if it is not taken. That a worker is gone is found out, and named, by the wait that follows."""
+        try:
             self.pipe.send_bytes(message)
+        except BlockingIOError:
+            return False
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        return True
+
+    def ask_to_end(self) -> None:
+        """It ends when it has done what it does, unless it reads nothing any more."""
+        if select.select([], [self.pipe], [], 0)[1]:
+            self.send(QUIT)
 
     def stack(self) -> str:
         """What the worker was doing, from Python's own fault handler; nothing if it cannot say."""
@@ -198,7 +221,8 @@ class _Worker:
             self._process.wait(timeout_seconds)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # a disk or a driver keeps it from ending
+                self._process.wait(_CLOSE_SECONDS)
         self.pipe.close()
         os.close(self._stacks)
 
