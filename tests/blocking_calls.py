@@ -80,7 +80,7 @@ class Finding:
 
 def find_blocking(source: str) -> list[Finding]:
     """All of one module."""
-    return list(_Module().found(ast.parse(source), "", frozenset()))
+    return list(_found(ast.parse(source), "", frozenset()))
 
 
 def find_in_folder(folder: Path) -> dict[str, list[Finding]]:
@@ -92,19 +92,16 @@ def find_in_folder(folder: Path) -> dict[str, list[Finding]]:
     return found
 
 
-class _Module:
-    """Goes through a module; `patient` are the names of sockets with a timeout of their own."""
-
-    def found(self, node: ast.AST, function: str, patient: frozenset[str]) -> Iterator[Finding]:
-        for child in ast.iter_child_nodes(node):
-            inner, known = function, patient
-            if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                inner = f"{function}.{child.name}".lstrip(".")
-                known = patient | _with_timeout(child)
-            what = _what(child, known)
-            if what:
-                yield Finding(inner, getattr(child, "lineno", 0), what)
-            yield from self.found(child, inner, known)
+def _found(node: ast.AST, function: str, patient: frozenset[str]) -> Iterator[Finding]:
+    """Below a node; `patient` are the names of sockets that were given a timeout."""
+    for child in ast.iter_child_nodes(node):
+        inner, known = function, patient
+        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            inner = f"{function}.{child.name}".lstrip(".")
+            known = patient | _with_timeout(child)
+        if what := _what(child, known):
+            yield Finding(inner, getattr(child, "lineno", 0), what)
+        yield from _found(child, inner, known)
 
 
 def _with_timeout(scope: ast.AST) -> frozenset[str]:
