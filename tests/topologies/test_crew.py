@@ -1,7 +1,9 @@
 """Crews of real services: whoever is done is heard first, and who is lost is told from who waits for it."""
 
 import os
+import re
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -13,7 +15,7 @@ from qfleet.backends.threads import ThreadFleet
 from qfleet.errors import FleetError
 from qfleet.fleet import Fleet
 from qfleet.topologies.crew import Completions, Crew
-from qfleet.topologies.lost_members import find_lost
+from qfleet.topologies.lost_members import find_gone, find_lost
 from qfleet.topologies.restarts import Restarts
 from tests import clock
 
@@ -115,6 +117,24 @@ def test_who_waits_for_a_lost_one_is_not_lost(fleet: Fleet) -> None:
     assert list(lost) == [(crews[0], 0)]
     said = str(lost[crews[0], 0])
     assert said.startswith("first 0 has not finished add within 9 s") and "\n" not in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_who_is_gone_is_told_without_waiting_for_the_busy(processes: ProcessFleet, number: int) -> None:
+    """The first is busy, the second is gone, and the third waits for what the second was to give."""
+    crews = [adders(processes, name, 1) for name in ("first", "second", "third")]
+    process_id = crews[1].one(0, "who")[2]
+    crews[0].call(0, "add", 8.0, 1)
+    made, told = crews[1].call(0, "add", 60.0, 1), threading.Event()
+    crews[2].call(0, "add", 0.0, made)
+    made.when_done(told.set)
+    os.kill(process_id, number)
+    assert told.wait(clock.seconds(2, 6))
+    started = time.monotonic()
+    gone = find_gone(crews, {})
+    assert time.monotonic() - started < clock.seconds(0.5, 0.9) and list(gone) == [(crews[1], 0)]
+    how = "was killed by SIGKILL" if number == signal.SIGKILL else "was stopped"
+    assert re.match(rf"second 0 \(process \d+\) {how}", str(gone[crews[1], 0]))
 
 
 def test_the_killed_and_the_stopped_are_lost_and_named(processes: ProcessFleet) -> None:

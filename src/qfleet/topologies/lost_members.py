@@ -1,7 +1,9 @@
 """Who is lost: services that are gone, and those that hang, told from others that only wait for them."""
 
+import queue
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from qfleet.errors import FleetError
 from qfleet.fleet import Future
@@ -13,6 +15,8 @@ _QUIET_SECONDS = 3.0
 """How long a service may take to answer that it is there, with nothing else to do."""
 _GONE_SECONDS = 1.0
 """After a loss was noticed it is known so soon who is gone."""
+_ALSO_GONE_SECONDS = 0.1
+"""So soon after the first, others that were lost with it are known too."""
 
 
 def failed(crew: Crew, number: int, error: Exception) -> FleetError:
@@ -22,15 +26,23 @@ def failed(crew: Crew, number: int, error: Exception) -> FleetError:
 
 
 def find_gone(crews: Sequence[Crew], broken: Mapping[Member, FleetError]) -> dict[Member, FleetError]:
-    """Services that are known to be gone, each with how; others may be busy, or wait for what these were to give."""
+    """Services that are known to be gone, each with how; others may be busy, or wait for what these were to give.
+
+    Once one is found, the others are not waited for: nobody is told of a loss before.
+    """
     answers, gone = _asked(crews, broken), dict[Member, FleetError]()
+    done: queue.SimpleQueue[Member] = queue.SimpleQueue()
+    for member, answer in answers.items():
+        answer.when_done(partial(done.put, member))
     deadline = time.monotonic() + _GONE_SECONDS
-    for (crew, number), answer in answers.items():
+    for _ in answers:
         try:
-            answer.result(max(0.0, deadline - time.monotonic()))
-        except FleetError as error:
-            if not crew.under_way(number) and _has_failed(answer):
-                gone[crew, number] = error
+            member = done.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            break
+        if (error := _failure(answers[member])) is not None:
+            gone[member] = error
+            deadline = min(deadline, time.monotonic() + _ALSO_GONE_SECONDS)
     return gone
 
 
@@ -61,19 +73,19 @@ def find_lost(
     for member, error in silent.items():
         calls = member[0].under_way(member[1])
         if not calls:
-            lost |= {member: error} if _has_failed(answers[member]) else {}
+            lost |= {member: error} if _failure(answers[member]) is not None else {}
         elif not _waits(calls[0], under_way):
             lost[member] = _hangs(member, calls[0], stall_timeout_seconds)
     return lost
 
 
-def _has_failed(answer: Future) -> bool:
-    """Whether an answer that is over is an error, and had not just been late."""
+def _failure(answer: Future) -> FleetError | None:
+    """What an answer that is over has failed with; None if it has not."""
     try:
         answer.result(0.0)
-    except FleetError:
-        return True
-    return False
+    except FleetError as error:
+        return error
+    return None
 
 
 def _waits(call: CallUnderWay, under_way: Sequence[Future]) -> bool:
