@@ -119,6 +119,17 @@ class Trouble:
             while not loss.is_over and time.monotonic() < deadline:
                 time.sleep(0.05)
 
+    def begin_together(self, members: Sequence[str], delay_seconds: float) -> None:
+        """The first is killed, and so much later the second."""
+
+        def kill_both() -> None:
+            for member in members:
+                self.send(member, signal.SIGKILL)
+                time.sleep(delay_seconds)
+
+        self._thread = threading.Thread(target=kill_both, daemon=True)
+        self._thread.start()
+
     @property
     def has_begun(self) -> bool:
         return self._thread is not None
