@@ -104,7 +104,7 @@ class Crew:
     def ask_meters(self) -> None:
         """Takes what meters have answered, and asks those that have: it is never waited for."""
         while not self._read.empty():
-            number, future = self._read.get()
+            number, future = self._read.get_nowait()
             if future is self._asked[number]:
                 self._asked[number] = None
                 with suppress(FleetError):
