@@ -8,7 +8,7 @@ from qfleet.environments.config import EnvironmentConfig
 from qfleet.states.config import StatesConfig
 from qfleet.tabular.config import TabularConfig
 from qfleet.tabular.program import Rule
-from qfleet.topologies.ape_x import ApeXConfig
+from qfleet.topologies.ape_x_config import ApeXConfig
 from qfleet.topologies.async_n_step import AsyncNStepConfig
 from qfleet.topologies.asynchronous import AsynchronousConfig
 from qfleet.topologies.averaged import AveragedConfig

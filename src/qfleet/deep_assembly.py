@@ -18,7 +18,8 @@ from qfleet.environments.making import EnvironmentDescription
 from qfleet.errors import QfleetError
 from qfleet.fleet import Fleet
 from qfleet.network_members import NetworkMembers, module_maker
-from qfleet.topologies.ape_x import ApeX, ApeXConfig
+from qfleet.topologies.ape_x import ApeX
+from qfleet.topologies.ape_x_config import ApeXConfig
 from qfleet.topologies.async_n_step import AsyncNStep, AsyncNStepConfig
 from qfleet.topologies.asynchronous import Asynchronous, AsynchronousConfig
 from qfleet.topologies.averaged import Averaged, AveragedConfig
@@ -56,6 +57,8 @@ def check_networks(problem: Problem) -> None:
         checked_job(run.workers)
     if run.topology == "async-n-step" and run.backend != "ray" and run.device == "cuda":
         raise QfleetError("--device cuda: --topology async-n-step shares its network in the host's memory")
+    if isinstance(problem.settings.topology, ApeXConfig):
+        problem.settings.topology.check_shares(problem.settings.dqn.batch_size)
     description = problem.description()
     make_policy(problem, description)
     if run.topology == "model-parallel":

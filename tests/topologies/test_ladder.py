@@ -6,7 +6,7 @@ import pytest
 
 import qfleet
 from qfleet.deep.dqn import DQNConfig
-from qfleet.topologies.ape_x import ladder
+from qfleet.topologies.ape_x_actor import ladder
 
 CONFIG = DQNConfig(exploration_initial=1.0, exploration_final=0.05, exploration_steps=5000, batch_size=48)
 

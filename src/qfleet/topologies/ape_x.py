@@ -1,9 +1,9 @@
-"""Ape-X: actors that only gather, a prioritized replay in shards, and a learner that only learns (Horgan et al. 2018).
+"""Ape-X: actors that only gather, a prioritized replay in shards, and learners that only learn (Horgan et al. 2018).
 
     every actor i, with its own epsilon_i = 0.4 ^ (1 + 7 i / (N - 1)):
         act for a block with the newest parameters on the board; n-step transitions get their first priorities here
         the block goes to the actor's shard
-    the learner:
+    the learner, or several that share every minibatch:
         minibatches of all shards, drawn ahead; one update each; their new priorities go back to the shards
         every so many updates: the parameters go on the board, once for all actors
 
@@ -11,171 +11,38 @@ A limiter keeps the ratio of updates to steps: whoever runs ahead waits (arXiv 1
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, final
 
 import numpy as np
 
-from qfleet.deep.actor_service import ActorService, GatherReport
-from qfleet.deep.dqn import DQNConfig
-from qfleet.deep.members import NetworkRun, worker_seed
+from qfleet.deep.actor_service import GatherReport
+from qfleet.deep.members import NetworkRun
 from qfleet.deep.parameters import Parameters
-from qfleet.errors import QfleetError
 from qfleet.fleet import Fleet, Future
 from qfleet.replay.rate_limiter import RateLimiter
-from qfleet.replay.recorder import Block
-from qfleet.replay.sample import Sample, concatenate
 from qfleet.replay.shard import ShardReport
 from qfleet.topologies.account import Done
+from qfleet.topologies.ape_x_actor import ApeXActor, ladder
+from qfleet.topologies.ape_x_config import ApeXConfig
+from qfleet.topologies.ape_x_learner import ApeXLearner
 from qfleet.topologies.crew import START_SECONDS, Crew
 from qfleet.topologies.lost_members import Member
 from qfleet.topologies.parameter_board import ParameterBoard
-from qfleet.topologies.replay_service import Learned, ReplayService, learn_sample
+from qfleet.topologies.replay_service import ReplayService
 from qfleet.topologies.restarts import Restarts
 from qfleet.topologies.services import ServicesTopology
 from qfleet.topologies.topology import Turn
 
-_EPSILON_BASE, _EPSILON_EXPONENT = 0.4, 7.0
 _SLOTS = 2
 """Samples under way: one is learned from while the next is drawn."""
 _SNAPSHOT_UPDATES = 1000
 
 
-@dataclass(frozen=True)
-class ApeXConfig:
-    """How many shards there are, how much goes at once, and how often parameters go back."""
-
-    num_shards: int = 1
-    """Services that the replay is shared out over."""
-    block_steps: int = 64
-    """Steps of an actor between two deliveries, rounded up to whole steps of its environments."""
-    batches_per_sample: int = 8
-    """Minibatches that are drawn at once."""
-    publish_every_updates: int = 16
-    """Updates between two times that the parameters go on the board."""
-    stall_timeout_seconds: float = 60.0
-    """A member that is silent for longer is lost."""
-
-    def __post_init__(self) -> None:
-        for name in ("num_shards", "block_steps", "batches_per_sample", "publish_every_updates"):
-            if getattr(self, name) < 1:
-                raise QfleetError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not self.stall_timeout_seconds > 0:
-            raise QfleetError(f"stall_timeout_seconds is {self.stall_timeout_seconds}; it must be above 0")
-
-
-def ladder(config: DQNConfig, actor: int, num_actors: int) -> DQNConfig:
-    """The settings of one actor, whose epsilon stays as it is (Horgan et al. 2018, section 4.1)."""
-    position = actor / (num_actors - 1) if num_actors > 1 else 0.0
-    epsilon = _EPSILON_BASE ** (1 + _EPSILON_EXPONENT * position)
-    return replace(config, exploration_initial=epsilon, exploration_final=epsilon, exploration_steps=0)
-
-
-@final
-class ApeXActor:
-    """Environments, a policy that follows the board, and first priorities."""
-
-    def __init__(
-        self, run: NetworkRun, config: ApeXConfig, board: ParameterBoard, number: int, incarnation: int
-    ) -> None:
-        own = ladder(run.config, number, run.num_workers)
-        seed, prioritizes = worker_seed(run.seed, number, incarnation), own.priority_exponent > 0
-        make = partial(run.members.make_actor, own, seed, config.block_steps, makes_priorities=prioritizes)
-        self._actor, self._board, self._parameters = ActorService(make), board, run.initial
-
-    def start(self) -> None:
-        """Begins the first episodes."""
-        self._actor.start()
-
-    def answer(self) -> None:
-        """It is there."""
-
-    def gather(self, max_steps: int) -> GatherReport:
-        """A block with the newest parameters; `take_block` gives it."""
-        self._parameters = self._board.newest(self._parameters.version) or self._parameters
-        return self._actor.gather(self._parameters, max_steps)
-
-    def take_block(self) -> Block:
-        """What was gathered last."""
-        return self._actor.take_block()
-
-    def begin_anew(self) -> int:
-        """Breaks its episodes off, as what it wrote is lost; the number of the next frame."""
-        return self._actor.begin_anew()
-
-    def save_state(self) -> dict[str, Any]:
-        """Its environments; `take_block` gives what belongs before them."""
-        return self._actor.pause()
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """The reverse."""
-        self._actor.resume(state)
-
-    def close(self) -> None:
-        """Closes its environments."""
-        self._actor.close()
-
-
-@final
-class ApeXLearner:
-    """The network and its optimizer."""
-
-    def __init__(self, run: NetworkRun, config: ApeXConfig, board: ParameterBoard, incarnation: int) -> None:
-        self._config, self._board, self._published = config, board, 0
-        self._learner = run.members.make_learner(run.config, run.seed)
-        self._learner.warm_start(run.initial)
-
-    def start(self) -> None:
-        """There is nothing to begin."""
-
-    def answer(self) -> None:
-        """It is there."""
-
-    def learn(self, importance_exponent: float, *samples: Sample | None) -> Learned:
-        """An update from every minibatch of all shards; publishes when that is due."""
-        found = [sample for sample in samples if sample is not None]
-        if not found:
-            return Learned(0, self._learner.num_updates)
-        learned = learn_sample(self._learner, concatenate(found), importance_exponent)
-        if self._learner.num_updates - self._published >= self._config.publish_every_updates:
-            self._publish()
-        return learned
-
-    def _publish(self) -> None:
-        self._published = self._learner.num_updates
-        self._board.publish(self._learner.publish())
-
-    def parameters(self) -> Parameters:
-        """The network's."""
-        return self._learner.publish()
-
-    def set_parameters(self, parameters: Parameters) -> None:
-        """Begins from these."""
-        self._learner.warm_start(parameters)
-        self._publish()
-
-    def statistics(self) -> dict[str, float]:
-        """Means since the last call."""
-        return self._learner.take_statistics()
-
-    def save_state(self) -> dict[str, Any]:
-        """All of it."""
-        return {"updates": self._learner.num_updates, "learner": self._learner.save_state()}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """The reverse; the board shows it at once."""
-        self._learner.num_updates = state["updates"]
-        self._learner.load_state(state["learner"])
-        self._publish()
-
-    def close(self) -> None:
-        """There is nothing to free."""
-
-
 @final
 class ApeX(ServicesTopology):
-    """A chain of calls for each actor, and two for the learner."""
+    """A chain of calls for each actor, and two for the learners."""
 
     def __init__(self, fleet: Fleet, run: NetworkRun, config: ApeXConfig, restarts: Restarts) -> None:
         self._run, self._config, timeout = run, config, config.stall_timeout_seconds
@@ -192,18 +59,18 @@ class ApeX(ServicesTopology):
             restarts,
             timeout,
         )
-        make_learner = partial(ApeXLearner, run, config, self._board)
-        self._learner = Crew(fleet, "learner", [make_learner], restarts, timeout)
+        makers = [partial(ApeXLearner, run, config, self._board, k) for k in range(config.num_learners)]
+        self._learners = Crew(fleet, "learner", makers, restarts, timeout)
         makers = [partial(ApeXActor, run, config, self._board, number) for number in range(actors)]
         self._actors = Crew(fleet, "actor", makers, restarts, timeout)
-        super().__init__([self._shards, self._learner, self._actors], run.total_steps, timeout)
+        super().__init__([self._shards, self._learners, self._actors], run.total_steps, timeout)
         self._limiter = self._new_limiter()
         self._gathering: dict[int, Future] = {}
         self._num_stored = [0] * shards
         """Transitions of each shard, as it said last."""
         self._num_updates = 0
         self._snapshot: dict[str, Any] = {}
-        """The learner's, to which another one goes back."""
+        """The first learner's, to which all go back when one is lost."""
 
     def _new_limiter(self) -> RateLimiter:
         config, dqn, actors = self._config, self._run.config, self._run.num_workers
@@ -225,7 +92,7 @@ class ApeX(ServicesTopology):
 
     @property
     def num_updates(self) -> int:
-        """The learner's."""
+        """The learners', which all make the same."""
         return self._num_updates
 
     def exploration_rate(self) -> float:
@@ -235,10 +102,10 @@ class ApeX(ServicesTopology):
         return float(np.mean(rates))
 
     def prepare(self) -> None:
-        """Lets all services begin, the learner with a snapshot."""
+        """Lets all services begin, the learners with a snapshot."""
         super().prepare()
         if not self._snapshot:
-            self._snapshot = self._learner.one(0, "save_state")
+            self._snapshot = self._learners.one(0, "save_state")
 
     def _done(self) -> Done:
         steps, updates = self.num_steps, self.num_updates
@@ -256,7 +123,7 @@ class ApeX(ServicesTopology):
 
     def _start_idle(self) -> None:
         if self._num_updates >= self._snapshot["updates"] + _SNAPSHOT_UPDATES:
-            self._snapshot = self._learner.one(0, "save_state")
+            self._snapshot = self._learners.one(0, "save_state")
         steps = self._config.block_steps
         for number in range(len(self._actors)):
             tag = "actor", number
@@ -297,13 +164,25 @@ class ApeX(ServicesTopology):
         part = -(-run.config.batch_size // len(self._shards))
         shards = range(len(self._shards))
         samples = [self._shards.call(shard, "sample", batches, part) for shard in shards]
-        exponent = run.config.importance_exponent_at(self.num_steps / run.total_steps)
-        learned = self._learner.call(0, "learn", exponent, *samples)
+        learned = self._updates(batches, samples)
         if run.config.priority_exponent:
             for shard in shards:
                 self._shards.call(shard, "prioritize", learned)
         self._limiter.sample(batches)
         self._chains.watch(("learner", slot), learned)
+
+    def _updates(self, batches: int, samples: Sequence[Future]) -> Future:
+        """One learner makes them in one call; several give one another the gradients of their parts."""
+        exponent = self._run.config.importance_exponent_at(self.num_steps / self._run.total_steps)
+        if len(self._learners) == 1:
+            return self._learners.call(0, "learn", exponent, *samples)
+        gradients = self._call_learners("begin", exponent, *samples)
+        for _ in range(batches - 1):
+            gradients = self._call_learners("go_on", *gradients)
+        return self._call_learners("finish", *gradients)[0]
+
+    def _call_learners(self, method: str, *arguments: Any) -> list[Future]:
+        return [self._learners.call(number, method, *arguments) for number in range(len(self._learners))]
 
     def _finish(self, tag: tuple[str, int], future: Future) -> Turn | None:
         role, number = tag
@@ -319,11 +198,13 @@ class ApeX(ServicesTopology):
         return Turn(len(lengths), tuple(report.returns), lengths)
 
     def _take_in(self, lost: Sequence[Member]) -> None:
-        """A new learner goes back to the snapshot; what a lost shard held is gathered anew."""
+        """If a learner was lost, all go back to the snapshot; what a lost shard held is gathered anew."""
         self._gathering.clear()
-        if any(crew is self._learner for crew, _ in lost):
-            self._learner.one(0, "load_state", self._snapshot)
-            self._num_updates = self._snapshot["updates"]
+        if any(crew is self._learners for crew, _ in lost):
+            self._load_learners(self._snapshot)
+        elif len(self._learners) > 1:
+            # What the lost one was to give may have come to some of them and not to others.
+            self._load_learners(self._learners.one(0, "save_state"))
         self._limiter.num_updates = self._num_updates
         shards = [number for crew, number in lost if crew is self._shards]
         actors = [number for crew, number in lost if crew is self._actors]
@@ -335,17 +216,21 @@ class ApeX(ServicesTopology):
                 first = self._actors.one(number, "begin_anew")
                 self._shards.one(shard, "restart_writer", writer, first)
 
+    def _load_learners(self, state: dict[str, Any]) -> None:
+        self._learners.all("load_state", state)
+        self._num_updates = state["updates"]
+
     def parameters(self) -> Parameters:
-        """The learner's."""
-        return self._lasting(partial(self._learner.one, 0, "parameters"))
+        """The learners'."""
+        return self._lasting(partial(self._learners.one, 0, "parameters"))
 
     def set_parameters(self, parameters: Parameters) -> None:
-        """Gives them to the learner, and on the board."""
-        self._learner.one(0, "set_parameters", parameters, timeout_seconds=START_SECONDS)
+        """Gives them to the learners, and on the board."""
+        self._learners.all("set_parameters", parameters, timeout_seconds=START_SECONDS)
 
     def measured(self) -> dict[str, float]:
-        """The learner's means."""
-        return self._lasting(partial(self._learner.one, 0, "statistics"))
+        """The learners' means."""
+        return self._lasting(partial(self._learners.one, 0, "statistics"))
 
     def save_state(self) -> dict[str, Any]:
         """All services."""
@@ -362,7 +247,7 @@ class ApeX(ServicesTopology):
         return {
             "actors": actors,
             "shards": {str(number): state for number, state in enumerate(shards)},
-            "learner": self._learner.one(0, "save_state"),
+            "learner": self._learners.one(0, "save_state"),
             "limiter": self._limiter.save_state(),
             "stored": list(self._num_stored),
         }
@@ -380,7 +265,6 @@ class ApeX(ServicesTopology):
                 crew.one(number, "load_state", state[name][str(number)], timeout_seconds=START_SECONDS)
         self._num_stored = [int(number) for number in state["stored"]]
         self._snapshot = state["learner"]
-        self._learner.one(0, "load_state", self._snapshot)
-        self._num_updates = self._snapshot["updates"]
+        self._load_learners(self._snapshot)
         self._limiter.load_state(state["limiter"])
         self._begun = True

@@ -1,5 +1,6 @@
 """A replay shard as a service, and what goes between it and those who learn from it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -34,10 +35,15 @@ class Learned:
 def learn_sample(learner: Learner, sample: Sample, importance_exponent: float) -> Learned:
     """Makes an update from every minibatch of the sample."""
     errors = [learner.learn_batch(_writable(batch)) for batch in sample.batches(importance_exponent)]
+    return learned_from(learner, sample, errors)
+
+
+def learned_from(learner: Learner, sample: Sample, td_errors: Sequence[NDArray[np.float32]]) -> Learned:
+    """That an update was made from every minibatch, with these TD errors (batch,) each."""
     if not learner.config.priority_exponent:
-        return Learned(len(errors), learner.num_updates)
-    parts = tuple(np.ascontiguousarray(part) for part in sample.split(np.array(errors)))
-    return Learned(len(errors), learner.num_updates, sample.drawn, parts)
+        return Learned(len(td_errors), learner.num_updates)
+    parts = tuple(np.ascontiguousarray(part) for part in sample.split(np.array(td_errors)))
+    return Learned(len(td_errors), learner.num_updates, sample.drawn, parts)
 
 
 def _writable(batch: Batch) -> Batch:

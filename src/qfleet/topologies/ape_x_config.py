@@ -1,0 +1,52 @@
+"""Settings of Ape-X: how its replay and its learners are shared out, and how often who tells whom."""
+
+from dataclasses import dataclass
+
+from qfleet.errors import QfleetError
+
+_MOST_LEARNERS = 16
+"""Every learner is told the gradients of all others: with more of them that would be most of what is done."""
+
+
+@dataclass(frozen=True)
+class ApeXConfig:
+    """How many shards and learners there are, how much goes at once, and how often parameters go back."""
+
+    num_shards: int = 1
+    """Services that the replay is shared out over."""
+    num_learners: int = 1
+    """Services that share the work of every minibatch; the updates are those of one."""
+    block_steps: int = 64
+    """Steps of an actor between two deliveries, rounded up to whole steps of its environments."""
+    batches_per_sample: int = 8
+    """Minibatches that are drawn at once."""
+    publish_every_updates: int = 16
+    """Updates between two times that the parameters go on the board."""
+    stall_timeout_seconds: float = 60.0
+    """A member that is silent for longer is lost."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "num_shards",
+            "num_learners",
+            "block_steps",
+            "batches_per_sample",
+            "publish_every_updates",
+        ):
+            if getattr(self, name) < 1:
+                raise QfleetError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not self.stall_timeout_seconds > 0:
+            raise QfleetError(f"stall_timeout_seconds is {self.stall_timeout_seconds}; it must be above 0")
+        if self.num_learners > _MOST_LEARNERS:
+            raise QfleetError(
+                f"num_learners is {self.num_learners}; every learner is told the gradients of all others, so more than "
+                f"{_MOST_LEARNERS} would do little else"
+            )
+
+    def check_shares(self, batch_size: int) -> None:
+        """Raises QfleetError if a minibatch has no transition for some of the learners."""
+        if self.num_learners > batch_size:
+            raise QfleetError(
+                f"num_learners is {self.num_learners}, batch_size {batch_size}: every learner needs a transition of "
+                f"each minibatch; at most {batch_size} learners, or a larger --batch-size, work"
+            )
