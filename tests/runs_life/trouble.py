@@ -79,7 +79,7 @@ class Trouble:
         """Process ids, by name."""
         crews = self.training.trainee.topology._crews
         return {
-            f"{crew.role} {number}": _process_id(handle)
+            f"{crew.role} {number}": process_id_of(handle)
             for crew in crews
             for number, handle in enumerate(crew._handles)
         }
@@ -153,7 +153,7 @@ class Trouble:
             assert 0 < learning < LEARNING_SECONDS, loss
 
 
-def _process_id(handle: Any) -> int:
+def process_id_of(handle: Any) -> int:
     return handle._process.pid if isinstance(handle, ProcessHandle) else handle.process_id
 
 
