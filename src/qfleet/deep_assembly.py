@@ -97,7 +97,8 @@ def make_topology(
     if isinstance(config, OverlappedConfig | SerialConfig):
         return _one_learner(problem, members, fleet, config)
     if problem.settings.run.backend == "threads":
-        set_thread_budget(num_own_threads=problem.settings.run.workers)
+        learners = config.num_learners if isinstance(config, ApeXConfig) else 1
+        set_thread_budget(num_own_threads=max(problem.settings.run.workers, learners))
     if isinstance(config, ModelParallelConfig):
         return _model_parallel(problem, members, fleet, config)
     if isinstance(config, ServicesConfig):

@@ -59,7 +59,8 @@ class ApeX(ServicesTopology):
             restarts,
             timeout,
         )
-        makers = [partial(ApeXLearner, run, config, self._board, k) for k in range(config.num_learners)]
+        learners = range(config.num_learners)
+        makers = [partial(ApeXLearner, run, config, self._board, number) for number in learners]
         self._learners = Crew(fleet, "learner", makers, restarts, timeout)
         makers = [partial(ApeXActor, run, config, self._board, number) for number in range(actors)]
         self._actors = Crew(fleet, "actor", makers, restarts, timeout)

@@ -93,6 +93,7 @@ class ApeXLearner:
             self._publish()
 
     def _publish(self) -> None:
+        """The first one does; the others have the same."""
         self._published = self._learner.num_updates
         if self._number == 0:
             self._board.publish(self._learner.publish())
