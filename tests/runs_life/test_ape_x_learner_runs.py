@@ -10,10 +10,11 @@ import pytest
 from torch import nn
 
 import qfleet
-from qfleet.errors import QfleetError
-from tests.runs_life.trouble import process_id_of
+from qfleet.errors import FleetError, QfleetError
+from tests.backends import ray_cluster
 from tests.runs_life.test_service_runs import Normalized, assert_counts, learn_cart_pole, tiny
 from tests.runs_life.tiny import TINY
+from tests.runs_life.trouble import process_id_of, troubled
 
 PARAMETERS = ["parameters", "target", "first_moment", "second_moment", "moments"]
 
@@ -38,7 +39,8 @@ def assert_equal_learners(training: Any, num_learners: int) -> None:
 
 def settings_of(num_learners: int, **changes: Any) -> dict[str, Any]:
     settings: dict[str, Any] = TINY | {"workers": 2, "topology": "ape-x", "backend": "threads"}
-    return settings | {"num_learners": num_learners, "num_shards": 2} | changes
+    settings |= {"num_learners": num_learners, "num_shards": 2} | changes
+    return settings | ({"address": ray_cluster.address()} if settings["backend"] == "ray" else {})
 
 
 NETWORKS = {
@@ -91,7 +93,7 @@ def test_losses_leave_them_equal(tmp_path: Path) -> None:
 def test_without_a_budget_it_says_which_learner_is_lost(tmp_path: Path) -> None:
     settings = settings_of(2, backend="processes", steps=10**7)
     with (
-        pytest.raises(qfleet.errors.FleetError, match=r"^learner 1 \(process \d+\) was killed by SIGKILL"),
+        pytest.raises(FleetError, match=r"^learner 1 \(process \d+\) was killed by SIGKILL"),
         qfleet.begin("CartPole-v1", out=tmp_path / "run", **settings) as training,
     ):
         for status in training:
@@ -145,6 +147,27 @@ def test_too_few_and_too_many_are_refused(changes: dict[str, Any], said: str, tm
     with pytest.raises(QfleetError, match=said):
         tiny(tmp_path / "run", "ape-x", **changes)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("backend", ["processes", "ray"])
+def test_losses_at_random_moments_leave_them_equal(backend: str, tmp_path: Path) -> None:
+    settings = settings_of(3, backend=backend, restarts=12, steps=10**7)
+    plan = [
+        ("learner 1", signal.SIGKILL),
+        ("learner 0", signal.SIGSTOP),
+        ("actor 0", signal.SIGKILL),
+        ("replay shard 1", signal.SIGSTOP),
+    ]
+    with troubled("CartPole-v1", tmp_path / "run", settings) as (training, trouble):
+        for status in training:
+            trouble.see(status)
+            if status.updates > 50 and not trouble.has_begun:
+                trouble.begin(plan, seed=7)
+            if trouble.is_over:
+                training.stop("enough")
+        assert training.trainee.summary()["restarts"] >= 4
+        assert_equal_learners(training, 3)
 
 
 @pytest.mark.soak
