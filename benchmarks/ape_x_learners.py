@@ -16,7 +16,7 @@ import qfleet
 WARM_UPDATES, SECONDS, ROUNDS = 40, 4.0, 3
 COMMON: dict[str, Any] = {
     "topology": "ape-x",
-    "workers": 1,
+    "workers": 2,
     "steps": 10**8,
     "updates_per_step": 8.0,
     "block_steps": 8,
