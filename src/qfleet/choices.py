@@ -21,6 +21,7 @@ from qfleet.topologies.partitioned import PartitionedConfig
 from qfleet.topologies.pooled import PooledConfig
 from qfleet.topologies.serial import SerialConfig, TableSerialConfig
 from qfleet.topologies.shared import SharedConfig
+from qfleet.topologies.table_source import TableServerConfig
 
 DeepAlgorithm = Literal["dqn"]
 PolicyAlgorithm = Literal["reinforce"]
@@ -55,7 +56,9 @@ DeepTopologyConfig = (
     | ParameterServerConfig
     | ApeXConfig
 )
-TableTopologyConfig = TableSerialConfig | SharedConfig | AveragedConfig | PartitionedConfig
+TableTopologyConfig = (
+    TableSerialConfig | SharedConfig | AveragedConfig | PartitionedConfig | TableServerConfig
+)
 TopologyConfig = DeepTopologyConfig | TableTopologyConfig | EpisodesConfig | ServerConfig
 
 ALGORITHM_CONFIGS: dict[Algorithm, type[DQNConfig] | type[TabularConfig] | type[ReinforceConfig]] = {
@@ -69,6 +72,7 @@ TOPOLOGY_CONFIGS: dict[Kind, dict[TopologyName, type[TopologyConfig]]] = {
         "shared": SharedConfig,
         "averaged": AveragedConfig,
         "partitioned": PartitionedConfig,
+        "parameter-server": TableServerConfig,
     },
     "deep": {
         "overlapped": OverlappedConfig,

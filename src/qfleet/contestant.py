@@ -18,7 +18,7 @@ from qfleet.runs.race_record import CurvePoint, SchemeRecord
 from qfleet.table_assembly import make_subject, make_topology
 from qfleet.table_values import greedy_actions
 from qfleet.topologies.averaged import Merge
-from qfleet.topologies.table_team import RoundsReport
+from qfleet.topologies.table_learning import RoundsReport
 
 _NUM_POINTS = 40
 _LONGEST_TURN_STEPS = 2**25

@@ -35,10 +35,10 @@ from qfleet.topologies.parameter_server import (
     ServerConfig,
     none_due,
 )
-from qfleet.topologies.parameter_shard import StepRule
 from qfleet.topologies.pooled import Pooled, PooledConfig
 from qfleet.topologies.restarts import Restarts
 from qfleet.topologies.serial import Serial, SerialConfig
+from qfleet.topologies.step_rules import AdamRule
 from qfleet.topologies.topology import Topology
 
 _AVERAGED_BLOCK_STEPS = 64
@@ -207,5 +207,5 @@ def _served(
     """A Q-network's parameters on a server."""
     config, num = run.config, len(run.initial.vector)
     limit = config.max_gradient_norm or math.inf
-    rule = StepRule(0, num, config.learning_rate, config.adam_epsilon, limit)
+    rule = AdamRule(0, num, config.learning_rate, config.adam_epsilon, limit)
     return ServedRun(make_source, run.initial, (rule,), num, run.total_steps, run.num_workers, updates_due)

@@ -25,6 +25,7 @@ from qfleet.runs.report import write_report
 from qfleet.settings import RunConfig, Settings
 from qfleet.sources import Source, default_algorithm, source_name, world_of
 from qfleet.states.config import StatesConfig
+from qfleet.tabular.support import SERVICES
 from qfleet.training import Status, Training
 from qfleet.tuned import default_settings, owner_of, with_values
 from qfleet.worlds.mdp import MDP
@@ -253,7 +254,12 @@ def with_ranks(settings: Settings, backend: str | None) -> Settings:
 
 def with_workers_now(problem: Problem, workers: int | None) -> Problem:
     """The problem of a run that goes on, with as many workers as are asked for, or as its MPI job has ranks."""
+    run = problem.settings.run
     if workers is not None:
+        if workers != run.workers and run.topology in SERVICES:
+            raise QfleetError(
+                f"--workers {workers}: --topology {run.topology} goes on with as many workers as it had, {run.workers}"
+            )
         return with_workers(problem, workers)
     return replace(problem, settings=with_ranks(problem.settings, None))
 

@@ -20,8 +20,8 @@ from qfleet.network_members import module_maker, torch_device
 from qfleet.topologies.data_parallel_episodes import DataParallelEpisodes, EpisodesConfig
 from qfleet.topologies.network_rounds import NetworkRounds
 from qfleet.topologies.parameter_server import ParameterServer, ServedRun, ServerConfig
-from qfleet.topologies.parameter_shard import StepRule
 from qfleet.topologies.restarts import Restarts
+from qfleet.topologies.step_rules import AdamRule
 from qfleet.topologies.topology import Topology
 
 
@@ -87,8 +87,8 @@ def _served(problem: Problem, members: EpisodeMembers, learner: ReinforceLearner
     initial, num_policy = learner.parameters(), len(learner.publish().vector)
     limit, epsilon = config.max_gradient_norm or math.inf, config.adam_epsilon
     rules = (
-        StepRule(0, num_policy, config.learning_rate, epsilon, limit),
-        StepRule(num_policy, len(initial.vector), config.baseline_learning_rate, epsilon, limit),
+        AdamRule(0, num_policy, config.learning_rate, epsilon, limit),
+        AdamRule(num_policy, len(initial.vector), config.baseline_learning_rate, epsilon, limit),
     )
     make_source = partial(EpisodeGradients, members, config, run.seed)
     return ServedRun(make_source, initial, rules, num_policy, run.steps, run.workers)

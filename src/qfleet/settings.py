@@ -26,7 +26,7 @@ from qfleet.json_fields import dataclass_from_json
 from qfleet.states.config import StatesConfig
 from qfleet.tabular.config import TabularConfig
 from qfleet.tabular.program import Rule
-from qfleet.tabular.support import refuse_unsupported
+from qfleet.tabular.support import SERVICES, refuse_unsupported
 from qfleet.topologies.averaged import AveragedConfig
 from qfleet.topologies.overlapped import OverlappedConfig
 from qfleet.topologies.partitioned import PartitionedConfig
@@ -187,6 +187,17 @@ def _refuse_for_tables(run: RunConfig) -> None:
         )
     if run.until_error is not None and run.exact == "no":
         raise QfleetError("--until-error needs the exact solution; leave out --exact no")
+    if run.topology not in SERVICES:
+        return
+    if run.until_change is not None:
+        raise QfleetError(
+            f"--until-change is of a round, and --topology {run.topology} has none; --until-error works where the "
+            "exact solution is known"
+        )
+    if run.max_workers:
+        raise QfleetError(
+            f"--max-workers: --topology {run.topology} keeps as many workers as it has; averaged works"
+        )
 
 
 def _refuse_for_networks(run: RunConfig) -> None:

@@ -19,11 +19,15 @@ from qfleet.tabular.cut import Cut, cut_blocks, cut_by_owners, owners_by_graph, 
 from qfleet.tabular.evaluation import LookUp, play_world
 from qfleet.tabular.learner import Task
 from qfleet.topologies.averaged import Averaged, AveragedConfig
+from qfleet.topologies.parameter_server import ParameterServer
 from qfleet.topologies.partitioned import Partitioned, PartitionedConfig
 from qfleet.topologies.restarts import Restarts
 from qfleet.topologies.serial import TableSerial, TableSerialConfig
 from qfleet.topologies.shared import Shared, SharedConfig
-from qfleet.topologies.table_team import LearningTask, TableTopology
+from qfleet.topologies.table_learning import TableLearning
+from qfleet.topologies.table_services import TableServices
+from qfleet.topologies.table_source import TableServerConfig, served_table
+from qfleet.topologies.table_team import LearningTask
 from qfleet.worlds.world import World
 
 
@@ -122,7 +126,7 @@ def _num_workers_here(problem: Problem) -> int:
 
 def make_topology(
     problem: Problem, task: LearningTask, fleet: Fleet, restarts: Restarts | None = None
-) -> TableTopology:
+) -> TableLearning:
     """The topology with its workers, wherever the fleet has them; they are replaced as `restarts` allows."""
     config = problem.settings.topology
     if problem.settings.run.backend == "threads":
@@ -134,6 +138,9 @@ def make_topology(
         return Shared(fleet, task, config, counts_visits, restarts)
     if isinstance(config, AveragedConfig):
         return Averaged(fleet, task, config, restarts)
+    if isinstance(config, TableServerConfig):
+        server = ParameterServer(fleet, served_table(task, config), config, restarts or Restarts(0))
+        return TableServices(server, task.shape, task.total_steps)
     assert isinstance(config, PartitionedConfig) and isinstance(task, Task)
     return Partitioned(fleet, task, make_cut(problem, task.world, config), config, restarts)
 

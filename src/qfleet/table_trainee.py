@@ -20,7 +20,8 @@ from qfleet.table_assembly import make_subject, make_topology, refuse_too_large
 from qfleet.table_values import TableValues
 from qfleet.topologies.partitioned import Partitioned
 from qfleet.topologies.restarts import Restarts
-from qfleet.topologies.table_team import RoundsReport, TableTopology
+from qfleet.topologies.table_learning import RoundsReport, TableLearning
+from qfleet.topologies.table_team import TableTopology
 from qfleet.trainee import Progressed, Trainee
 
 _TURNS = 200
@@ -43,7 +44,7 @@ class TableTrainee(Trainee):
         refuse_too_large(problem, self._subject.task)
         self._stack = ExitStack()
         self._fleet: Fleet | None = None
-        self._topology: TableTopology | None = None
+        self._topology: TableLearning | None = None
         self._restarts = Restarts(self._run.allowed_restarts, report)
         self._next_look = 0.0
         self._given: dict[str, Any] | None = None
@@ -60,8 +61,8 @@ class TableTrainee(Trainee):
 
     @property
     def num_updates(self) -> int:
-        """Every step is learned from."""
-        return self.num_steps
+        """Where every step is learned from, as many."""
+        return 0 if self._topology is None else self._topology.num_updates
 
     @property
     def reward_threshold(self) -> float | None:
@@ -90,14 +91,14 @@ class TableTrainee(Trainee):
             )
         return self._exact
 
-    def _started(self) -> TableTopology:
+    def _started(self) -> TableLearning:
         if self._topology is None:
             given = self._given
             self._begin(lambda topology: None if given is None else self._give(topology, given))
         assert self._topology is not None
         return self._topology
 
-    def _begin(self, prepare: Callable[[TableTopology], None], num_steps: int = 0) -> None:
+    def _begin(self, prepare: Callable[[TableLearning], None], num_steps: int = 0) -> None:
         """Starts workers, gives them what they begin from, and compiles; others, if one of them is lost meanwhile."""
         if self._fleet is None:
             self._fleet = make_fleet(self._problem)
@@ -132,7 +133,7 @@ class TableTrainee(Trainee):
                 made, started = topology.num_steps, time.perf_counter()
                 self._reports = topology.advance(min(end, made + most), self._run.until_change)
                 self._num_rounds += self._reports[0].rounds
-                topology.account.note(self._reports, topology.num_steps - made, None)
+                topology.note(self._reports, topology.num_steps - made)
                 seconds = max(time.perf_counter() - started, 1e-6)
                 most = max(1, int((topology.num_steps - made) / seconds * _LONGEST_TURN_SECONDS))
                 is_partial = topology.num_steps < end and not self._is_still
@@ -239,7 +240,7 @@ class TableTrainee(Trainee):
         """The error, and what the topology measures."""
         values = {f"fleet/{name}": value for name, value in self._measured().items()}
         if self.view() is not None:
-            values |= self._started().account.looks.metrics()
+            values |= self._started().role_metrics()
         if progressed.error is not None:
             values["train/max_error"] = progressed.error
         if progressed.largest_change is not None:
@@ -250,7 +251,7 @@ class TableTrainee(Trainee):
         """Workers, and their exchanges; None if there is only one."""
         if self._topology is None or self._run.workers == 1:
             return None
-        return self._topology.account.looks.view()
+        return self._topology.view()
 
     def _measured(self) -> dict[str, float]:
         """What the topology measures, the mean over its workers."""
@@ -263,9 +264,10 @@ class TableTrainee(Trainee):
     def save_state(self) -> dict[str, Any]:
         """Tables, walkers and counters."""
         topology = self._started()
+        state = topology.save_state()  # first: members of some come to rest for it
         return {
             "tables": topology.save_tables(),
-            "topology": topology.save_state(),
+            "topology": state,
             "rounds": self._num_rounds,
             "encoder": self._subject.encoder,
         }
@@ -277,8 +279,10 @@ class TableTrainee(Trainee):
         self._topology = None
         self._begin(lambda topology: self._put_back(topology, state), state["topology"]["num_steps"])
 
-    def _put_back(self, topology: TableTopology, state: dict[str, Any]) -> None:
+    def _put_back(self, topology: TableLearning, state: dict[str, Any]) -> None:
         """What was saved; by as many workers as there are now, if there were others."""
+        if not isinstance(topology, TableTopology):
+            return topology.load_state(state["topology"])  # the values are the members'
         saved = SavedTables(state)
         if saved.num_workers == self._run.workers:
             topology.load_tables(state["tables"])
@@ -322,7 +326,7 @@ class TableTrainee(Trainee):
         if self._topology is not None:
             self._give(self._topology, state)
 
-    def _give(self, topology: TableTopology, state: dict[str, Any]) -> None:
+    def _give(self, topology: TableLearning, state: dict[str, Any]) -> None:
         """Puts values into the workers' tables; into shards one after the other, without a table in between."""
         values, task = TableValues.from_state(state), self._subject.task
 

@@ -20,11 +20,12 @@ from qfleet.deep.rollouts import Rollouts, final_epsilon
 from qfleet.errors import QfleetError
 from qfleet.network_members import NetworkMembers
 from qfleet.topologies.parameter_server import ParameterServerWorker, ServedRun
-from qfleet.topologies.parameter_shard import ParameterShard, PushedGradient, StepRule
+from qfleet.topologies.parameter_shard import ParameterShard, PushedGradient
+from qfleet.topologies.step_rules import AdamRule
 from qfleet.tuned import default_settings, with_values
 from tests.child_processes import children
 
-POLICY, BASELINE = StepRule(0, 7, 0.01, 1e-8, 2.0), StepRule(7, 12, 0.1, 1e-8, np.inf)
+POLICY, BASELINE = AdamRule(0, 7, 0.01, 1e-8, 2.0), AdamRule(7, 12, 0.1, 1e-8, np.inf)
 TINY: dict[str, Any] = {
     "algorithm": "reinforce",
     "steps": 2000,
@@ -80,7 +81,7 @@ def served(kind: str, rank: int = 0) -> tuple[ServedRun, NetworkRun]:
     initial = members.make_learner(settings.dqn, 0).publish()
     run, num = NetworkRun(members, settings.dqn, 0, 10_000, 1, initial), len(initial.vector)
     make = partial(RolloutGradients, run, 5, 2) if kind == "rollouts" else partial(ReplayGradients, run, 16)
-    return ServedRun(make, initial, (StepRule(0, num, 1e-3, 1e-8, np.inf),), num, 10_000, 1), run
+    return ServedRun(make, initial, (AdamRule(0, num, 1e-3, 1e-8, np.inf),), num, 10_000, 1), run
 
 
 def test_a_rollouts_gradient_is_the_learners_at_the_parameters_pulled() -> None:

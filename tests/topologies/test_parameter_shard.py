@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from qfleet.deep.optimizer import adam, global_norm
-from qfleet.topologies.parameter_shard import ParameterShard, PushedGradient, StepRule
+from qfleet.topologies.parameter_shard import ParameterShard, PushedGradient
+from qfleet.topologies.step_rules import AdamRule
 
-RULE = StepRule(0, 1000, learning_rate=0.1, adam_epsilon=1e-8, max_gradient_norm=10.0)
+RULE = AdamRule(0, 1000, learning_rate=0.1, adam_epsilon=1e-8, max_gradient_norm=10.0)
 WORKER, OTHER = (0, 0), (1, 0)
 
 
@@ -20,7 +21,7 @@ def pushed(
     return PushedGradient(worker, number, version, array, norms)
 
 
-def shard_of(values, max_staleness: int = 100, rule: StepRule = RULE) -> ParameterShard:
+def shard_of(values, max_staleness: int = 100, rule: AdamRule = RULE) -> ParameterShard:
     return ParameterShard(np.array(values, np.float32), 0, (rule,), max_staleness)
 
 

@@ -33,10 +33,9 @@ class EpisodeGradients(GradientSource):
         """Whole episodes, however many steps they have, and their gradient."""
         gathered = self._actor.gather(self._learner.publish())
         found = self._learner.gradient(gathered.episodes)
-        lengths = tuple(map(float, gathered.lengths))
-        return Contribution(
-            gathered.num_steps, tuple(gathered.returns), lengths, found.losses.policy, found.vector
-        )
+        returns, lengths = tuple(gathered.returns), tuple(map(float, gathered.lengths))
+        loss, gradient = found.losses.policy, found.vector
+        return Contribution(gathered.num_steps, len(returns), returns, lengths, loss, gradient)
 
     def take_over(self, parameters: Parameters, num_steps: int, num_owed: int) -> None:
         """Its episodes are others than those of the worker before it, whose seed it does not have."""

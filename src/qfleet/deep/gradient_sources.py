@@ -19,13 +19,15 @@ class Contribution:
     """What a worker did with the parameters it was given last."""
 
     num_steps: int = 0
+    num_episodes: int = 0
+    """That ended."""
     returns: tuple[float, ...] = ()
-    """Of the episodes that ended."""
+    """Theirs, or their mean return, once."""
     lengths: tuple[float, ...] = ()
     loss: float | None = None
-    """What the gradient is of, if one was computed."""
-    gradient: NDArray[np.float32] | None = None
-    """(num_parameters,)"""
+    """What the gradient is of, if it is of one."""
+    gradient: NDArray[np.floating] | None = None
+    """(num_parameters,), or whatever moves them, (..., num_parameters)."""
 
 
 class GradientSource(ABC):
@@ -36,7 +38,7 @@ class GradientSource(ABC):
         """Begins the first episodes."""
 
     @abstractmethod
-    def take(self, version: int, vector: NDArray[np.float32]) -> None:
+    def take(self, version: int, vector: NDArray[Any]) -> None:
         """Computes with these parameters (num_parameters,) from now on; `version` updates made them."""
 
     @abstractmethod
@@ -139,7 +141,8 @@ class ReplayGradients(GradientSource):
         gathered = self._actor.gather(parameters, min(max_steps, self._block_steps))
         self._replay.append(gathered.block)
         self._steps += gathered.num_steps
-        return Contribution(gathered.num_steps, tuple(gathered.returns), tuple(map(float, gathered.lengths)))
+        lengths = tuple(map(float, gathered.lengths))
+        return Contribution(gathered.num_steps, len(lengths), tuple(gathered.returns), lengths)
 
     def take_over(self, parameters: Parameters, num_steps: int, num_owed: int) -> None:
         """Its replay is empty, and it learns once there is something in it."""
@@ -200,6 +203,7 @@ class RolloutGradients(GradientSource):
         found = None if batch is None else self._follower.learner.gradient(batch)
         return Contribution(
             gathered.num_steps,
+            len(gathered.returns),
             tuple(gathered.returns),
             tuple(map(float, gathered.lengths)),
             None if found is None else found.loss,

@@ -45,8 +45,8 @@ class Parameters:
 
     version: int
     """Updates made when they were published."""
-    vector: NDArray[np.float32]
-    """(num_parameters,)"""
+    vector: NDArray[Any]
+    """(num_parameters,) float32; a table's entries are of the table's type."""
     buffers: dict[str, NDArray] = field(default_factory=dict)
     """What a module keeps beside its parameters (a batch norm's running means), by name."""
 

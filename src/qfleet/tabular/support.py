@@ -8,14 +8,17 @@ from qfleet.tabular.program import Rule
 Stepping = Literal["compiled", "python", "tiles"]
 """In the learning kernel; one step at a time in Python; the same over tile coding instead of a table."""
 
-TABLE_TOPOLOGIES = ("serial", "shared", "averaged", "partitioned")
-_IN_PYTHON = ("serial", "shared", "averaged")
+TABLE_TOPOLOGIES = ("serial", "shared", "averaged", "partitioned", "parameter-server")
+SERVICES = ("parameter-server",)
+"""Those whose members are called one by one: MPI has groups alone, and there are no rounds."""
+_TILED = ("serial", "shared", "averaged")
+_IN_PYTHON = (*_TILED, "parameter-server")
 _TILED_RULES: tuple[Rule, ...] = ("q-learning", "sarsa", "expected-sarsa")
 
 SUPPORTED: dict[Stepping, dict[Rule, tuple[str, ...]]] = {
     "compiled": dict.fromkeys(get_args(Rule), TABLE_TOPOLOGIES),
     "python": dict.fromkeys(get_args(Rule), _IN_PYTHON),
-    "tiles": dict.fromkeys(_TILED_RULES, _IN_PYTHON),
+    "tiles": dict.fromkeys(_TILED_RULES, _TILED),
 }
 """Topologies by rule by stepping; what is not in it is refused. Under partitioned, the n-step returns of tree-backup
 and the traces of watkins-q-lambda are cut where a walker crosses a border."""
@@ -48,6 +51,12 @@ def refuse_unsupported(rule: Rule, topology: str, backend: str, stepping: Steppi
         raise QfleetError(
             f"--topology shared with --backend {backend}: the table would have to be one for all workers, which "
             f"share no memory; {others} work{'s' * (' ' not in others)}"
+        )
+    if topology in SERVICES and backend == "mpi":
+        others = ", ".join(name for name in rules[rule] if name not in (*SERVICES, "serial", "shared"))
+        raise QfleetError(
+            f"--topology {topology} does not run with --backend mpi, whose ranks work in rounds; threads, processes "
+            f"and ray do, and with --backend mpi {others}"
         )
     if stepping != "compiled" and topology != "serial" and backend == "threads":
         raise QfleetError(

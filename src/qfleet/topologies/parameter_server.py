@@ -3,11 +3,12 @@
     every worker k, at its own pace:              every shard s of the server:
         pull the parameters of all shards             when a gradient comes:
         act, store in its own replay D_k                  drop it if it is too stale, or was here before
-        gradient of a minibatch from D_k                  else one step of Adam on its slice
+        gradient of a minibatch from D_k                  else one step of its rule on its slice
         push each shard its slice                         answer with the slice as it is now
 
 Gorila (Nair et al. 2015, arXiv 1507.04296), after Dean et al. 2012 (Downpour). The target network is each worker's own,
-and follows the parameters that it pulls.
+and follows the parameters that it pulls. With a table there is neither: a worker walks in its copy, and what it pushes
+is the block of updates that it has made there.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,12 +29,11 @@ from qfleet.tabular.merging import bounds_of
 from qfleet.topologies.account import Done
 from qfleet.topologies.crew import START_SECONDS, Crew
 from qfleet.topologies.lost_members import Member
-from qfleet.topologies.parameter_shard import ParameterShard, PushedGradient, ServerReport, Slice, StepRule
+from qfleet.topologies.parameter_shard import ParameterShard, PushedGradient, ServerReport, Slice
 from qfleet.topologies.restarts import Restarts
 from qfleet.topologies.services import ServicesTopology
+from qfleet.topologies.step_rules import StepRule
 from qfleet.topologies.topology import Turn
-
-_SNAPSHOT_UPDATES = 1000
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,8 @@ class ServedRun:
     num_workers: int
     updates_due: Callable[[int], int] = none_due
     """Gradients owed after so many steps of a worker, where these are not computed as it acts."""
+    snapshot_updates: int = 1000
+    """Between two snapshots of the server, to which it goes back where a shard is lost."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class Computed:
     """As its first shard answered last."""
     contribution: Contribution
     """Without the gradient."""
+    has_gradient: bool
 
 
 @final
@@ -111,7 +114,7 @@ class ParameterServerWorker:
         self._bounds = bounds_of(len(run.initial.vector), num_shards)
         self._number = 0
         self._versions: tuple[int, ...] = ()
-        self._gradient: NDArray[np.float32] | None = None
+        self._gradient: NDArray[np.floating] | None = None
         self._norms: tuple[float, ...] = ()
 
     def start(self) -> None:
@@ -129,18 +132,20 @@ class ParameterServerWorker:
         self._gradient = contribution.gradient
         if self._gradient is not None:
             self._number += 1
-            self._norms = tuple(global_norm(self._gradient[rule.first : rule.last]) for rule in self._rules)
+            parts = [self._gradient[..., rule.first : rule.last] for rule in self._rules]
+            self._norms = tuple(global_norm(part.reshape(-1)) for part in parts)
             if not np.isfinite(self._norms).all():
                 raise NonFiniteError(
                     "a worker's gradient is not finite; a smaller --learning-rate usually helps"
                 )
-        return Computed(pulled[0].report, replace(contribution, gradient=None))
+        without = replace(contribution, gradient=None)
+        return Computed(pulled[0].report, without, has_gradient=self._gradient is not None)
 
     def gradient(self, shard: int) -> PushedGradient | None:
         """The slice of the latest gradient that is a shard's; None if there is none."""
         if self._gradient is None:
             return None
-        values = self._gradient[self._bounds[shard] : self._bounds[shard + 1]]
+        values = self._gradient[..., self._bounds[shard] : self._bounds[shard + 1]]
         return PushedGradient(self._who, self._number, self._versions[shard], values, self._norms)
 
     def take_over(self, parameters: Parameters, num_steps: int, num_owed: int) -> None:
@@ -233,7 +238,8 @@ class ParameterServer(ServicesTopology):
         )
 
     def _start_idle(self) -> None:
-        if self._server.version >= self._snapshot[0]["version"] + _SNAPSHOT_UPDATES:
+        is_old = self._server.version >= self._snapshot[0]["version"] + self._run.snapshot_updates
+        if is_old and self._servers.is_replaceable:
             self._take_snapshot()
         for rank in range(len(self._workers)):
             if rank not in self._chains and (self._steps[rank] < self._share(rank) or self._owed[rank] > 0):
@@ -263,14 +269,15 @@ class ParameterServer(ServicesTopology):
         self._owed[tag] += due(self._steps[tag] + made.num_steps) - due(self._steps[tag])
         self._steps[tag] += made.num_steps
         self._server = max(self._server, computed.server, key=lambda report: report.version)
-        if made.loss is not None:
+        if computed.has_gradient:
             self._owed[tag] -= 1
             self._num_computed += 1
-            self._losses.append(made.loss)
             self._note_staleness("worker", computed.server.staleness)
         elif not made.num_steps:
             self._owed[tag] = 0  # there is nothing to learn from
-        return Turn(len(made.returns), made.returns, made.lengths) if made.num_steps else None
+        if made.loss is not None:
+            self._losses.append(made.loss)
+        return Turn(made.num_episodes, made.returns, made.lengths) if made.num_steps else None
 
     # Faults
 

@@ -1,4 +1,4 @@
-"""A parameter server's shard: a slice of the parameters, moved by gradients that workers push."""
+"""A parameter server's shard: a slice of the parameters, moved by gradients or blocks of updates that are pushed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,20 +7,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from qfleet.deep.optimizer import adam
-
-
-@dataclass(frozen=True)
-class StepRule:
-    """How a part of the parameters is moved: by Adam with settings of its own."""
-
-    first: int
-    last: int
-    """Of the parameters; the part ends before it."""
-    learning_rate: float
-    adam_epsilon: float
-    max_gradient_norm: float
-    """The part's gradient is scaled down to this norm; infinity leaves it."""
+from qfleet.topologies.step_rules import StepRule
 
 
 @dataclass(frozen=True)
@@ -40,12 +27,12 @@ class Slice:
     """A shard's parameters, as workers pull them."""
 
     report: ServerReport
-    values: NDArray[np.float32]
+    values: NDArray[np.floating]
 
 
 @dataclass(frozen=True)
 class PushedGradient:
-    """A worker's gradient, for one shard."""
+    """A worker's gradient, or block of updates, for one shard."""
 
     worker: tuple[int, int]
     """Its rank, and how often it was replaced."""
@@ -53,7 +40,8 @@ class PushedGradient:
     """Of this gradient among the worker's, from 1."""
     version: int
     """Of the parameters it was computed with, in this shard."""
-    values: NDArray[np.float32]
+    values: NDArray[np.floating]
+    """(num_parameters of the shard,), or as the step rule takes it."""
     norms: tuple[float, ...]
     """Of each rule's part of the gradient, over all shards."""
 
@@ -63,11 +51,12 @@ class ParameterShard:
     """Applies every gradient at most once, and none that is too stale."""
 
     def __init__(
-        self, initial: NDArray[np.float32], first: int, rules: Sequence[StepRule], max_staleness: int
+        self, initial: NDArray[np.floating], first: int, rules: Sequence[StepRule], max_staleness: int
     ) -> None:
         """`initial` are the parameters from number `first` on that are this shard's."""
         self._parameters, self._first = initial.copy(), first
-        self._moments = np.zeros((2, len(initial)), np.float32)
+        num_moments = max(rule.num_moments for rule in rules)
+        self._moments = np.zeros((num_moments, len(initial)), np.float32)
         self._rules, self._max_staleness = rules, max_staleness
         self._version, self._num_dropped, self._staleness = 0, 0, 0
         self._applied: dict[tuple[int, int], int] = {}
@@ -98,22 +87,11 @@ class ParameterShard:
     def _update(self, gradient: PushedGradient) -> None:
         self._version += 1
         for rule, norm in zip(self._rules, gradient.norms, strict=True):
-            factor = 1.0
-            if norm > rule.max_gradient_norm:
-                factor = rule.max_gradient_norm / (norm + 1e-6)
             part = slice(max(0, rule.first - self._first), max(0, rule.last - self._first))
-            adam(
-                self._parameters[part],
-                gradient.values[part] * np.float32(factor),
-                self._moments[0, part],
-                self._moments[1, part],
-                self._version,
-                rule.learning_rate,
-                rule.adam_epsilon,
-                np.inf,
-            )
+            pushed, moments = gradient.values[..., part], self._moments[:, part]
+            rule.step(self._parameters[part], pushed, moments, norm, self._version)
 
-    def set_values(self, values: NDArray[np.float32]) -> None:
+    def set_values(self, values: NDArray[np.floating]) -> None:
         """Goes on from these."""
         self._parameters[:] = values
 

@@ -12,7 +12,7 @@ from qfleet.fleet_view import FleetView
 from qfleet.topologies.account import Account, Done
 from qfleet.topologies.crew import START_SECONDS, Completions, Crew
 from qfleet.topologies.lost_members import Member, failed, find_gone, find_lost
-from qfleet.topologies.topology import Topology, Turn
+from qfleet.topologies.topology import Topology, Turn, merged
 
 _CLOSE_SECONDS = 2.0
 
@@ -105,11 +105,7 @@ class ServicesTopology(Topology):
 
     def _taken_turn(self) -> Turn:
         turns, self._left_turns = self._left_turns, []
-        return Turn(
-            sum(turn.num_episodes for turn in turns),
-            tuple(value for turn in turns for value in turn.returns),
-            tuple(value for turn in turns for value in turn.lengths),
-        )
+        return merged(turns)
 
     def _note_staleness(self, role: str, num_updates: int) -> None:
         """A member of that role worked with parameters so many updates old."""

@@ -3,7 +3,6 @@
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -11,13 +10,14 @@ from numpy.typing import NDArray
 
 from qfleet.errors import FleetError, QfleetError
 from qfleet.fleet import Fleet, Group
+from qfleet.fleet_view import FleetView
 from qfleet.memory import readable_bytes
 from qfleet.tabular.learner import Advance
 from qfleet.tabular.records import Table
 from qfleet.topologies.metered_workers import MeteredMaker
-from qfleet.topologies.metering import NOTHING_READ, Reading
 from qfleet.topologies.restarts import Restarts, Snapshot
 from qfleet.topologies.rounds_account import RoundsAccount
+from qfleet.topologies.table_learning import RoundsReport, TableLearning
 from qfleet.topologies.workers import START_SECONDS, Workers
 
 
@@ -116,22 +116,6 @@ class LearningTask(Protocol):
 Learner = TypeVar("Learner", bound=TaskLearner)
 
 
-@dataclass(frozen=True)
-class RoundsReport:
-    """What one worker did when told to advance."""
-
-    advance: Advance
-    num_steps: int
-    """Steps of all workers since the run's beginning."""
-    rounds: int = 0
-    largest_change: float | None = None
-    """Of any value in the last round, if it was asked for."""
-    extras: dict[str, float] = field(default_factory=dict)
-    """What the topology measures: imbalance, parked fraction, lost updates, ..."""
-    reading: Reading = NOTHING_READ
-    """Of the worker's meter, of these rounds."""
-
-
 class TableWorker(ABC, Generic[Learner]):
     """One member of a topology of tables, wherever it lives."""
 
@@ -210,7 +194,7 @@ def initial_tables(fleet: Fleet, task: LearningTask, *copies: int) -> NDArray[An
     return tables
 
 
-class TableTopology(ABC):
+class TableTopology(TableLearning):
     """The driver's view: starts the workers, tells them how far to go, reads their tables.
 
     Where workers can be replaced, a call that fails as one of them is gone or hangs is made again: by new workers,
@@ -251,6 +235,18 @@ class TableTopology(ABC):
         self._longest_call_steps = max(self._longest_call_steps, made - self.num_steps)
         self.num_steps = made
         return reports
+
+    def note(self, reports: list[RoundsReport], num_steps: int) -> None:
+        """Into the account."""
+        self.account.note(reports, num_steps, None)
+
+    def view(self) -> FleetView | None:
+        """Of workers, and their exchanges."""
+        return self.account.looks.view()
+
+    def role_metrics(self) -> dict[str, float]:
+        """The same for the metrics."""
+        return self.account.looks.metrics()
 
     @staticmethod
     def _steps_of(reports: list[RoundsReport]) -> int:
@@ -369,14 +365,6 @@ class TableTopology(ABC):
         self._workers.close()
 
     # Values and states
-
-    @abstractmethod
-    def values(self) -> NDArray[Any]:
-        """(num_tables, num_states, num_actions): the merged table; a view where that is possible."""
-
-    @abstractmethod
-    def set_values(self, values: NDArray[Any]) -> None:
-        """Puts values (num_tables, num_states, num_actions) into every worker's table."""
 
     def save_tables(self) -> dict[str, Any]:
         """The values: {"values": (num_tables, num_states, num_actions)}, or shards of it."""

@@ -1,9 +1,11 @@
 """What a topology of networks offers to the run: turns of acting and learning, and values between two of them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from qfleet.deep.parameters import Parameters
 from qfleet.fleet_view import FleetView
@@ -22,6 +24,18 @@ class Turn:
     """Their lengths in steps, likewise."""
     is_partial: bool = False
     """Whether it is a part of one, ended by a clock: nothing is due that is to happen at the same step always."""
+
+
+def merged(turns: Sequence[Turn]) -> Turn:
+    """Several turns as one; where only the means of some are known, it is the mean of all."""
+    episodes = sum(turn.num_episodes for turn in turns)
+    if all(len(turn.returns) == turn.num_episodes for turn in turns):
+        returns = tuple(value for turn in turns for value in turn.returns)
+        return Turn(episodes, returns, tuple(value for turn in turns for value in turn.lengths))
+    ended = [turn for turn in turns if turn.num_episodes]
+    weights = [turn.num_episodes / episodes for turn in ended]
+    returns, lengths = ([np.mean(getattr(turn, name)) for turn in ended] for name in ("returns", "lengths"))
+    return Turn(episodes, (float(np.dot(weights, returns)),), (float(np.dot(weights, lengths)),))
 
 
 class Topology(ABC):
