@@ -21,6 +21,7 @@ from qfleet.topologies.partitioned import PartitionedConfig
 from qfleet.topologies.pooled import PooledConfig
 from qfleet.topologies.serial import SerialConfig, TableSerialConfig
 from qfleet.topologies.shared import SharedConfig
+from qfleet.topologies.table_agent import TableAsynchronousConfig
 from qfleet.topologies.table_source import TableServerConfig
 
 DeepAlgorithm = Literal["dqn"]
@@ -57,7 +58,12 @@ DeepTopologyConfig = (
     | ApeXConfig
 )
 TableTopologyConfig = (
-    TableSerialConfig | SharedConfig | AveragedConfig | PartitionedConfig | TableServerConfig
+    TableSerialConfig
+    | SharedConfig
+    | AveragedConfig
+    | PartitionedConfig
+    | TableServerConfig
+    | TableAsynchronousConfig
 )
 TopologyConfig = DeepTopologyConfig | TableTopologyConfig | EpisodesConfig | ServerConfig
 
@@ -73,6 +79,7 @@ TOPOLOGY_CONFIGS: dict[Kind, dict[TopologyName, type[TopologyConfig]]] = {
         "averaged": AveragedConfig,
         "partitioned": PartitionedConfig,
         "parameter-server": TableServerConfig,
+        "asynchronous": TableAsynchronousConfig,
     },
     "deep": {
         "overlapped": OverlappedConfig,

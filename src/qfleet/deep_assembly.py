@@ -21,7 +21,7 @@ from qfleet.network_members import NetworkMembers, module_maker
 from qfleet.topologies.ape_x import ApeX
 from qfleet.topologies.ape_x_config import ApeXConfig
 from qfleet.topologies.async_n_step import AsyncNStep, AsyncNStepConfig
-from qfleet.topologies.asynchronous import Asynchronous, AsynchronousConfig
+from qfleet.topologies.asynchronous import Asynchronous, AsynchronousConfig, agents_of_networks
 from qfleet.topologies.averaged import Averaged, AveragedConfig
 from qfleet.topologies.data_parallel import DataParallel, DataParallelConfig
 from qfleet.topologies.model_parallel import ModelParallel, ModelParallelConfig, ModelParallelTask
@@ -176,7 +176,8 @@ def _services(
     learner = members.make_learner(dqn, run.seed)
     told = NetworkRun(members, dqn, run.seed, run.steps, run.workers, learner.publish())
     if isinstance(config, AsynchronousConfig):
-        return Asynchronous(fleet, told, config, restarts)
+        agents = agents_of_networks(told, config)
+        return Asynchronous(fleet, agents, restarts, config.stall_timeout_seconds)
     if isinstance(config, AsyncNStepConfig):
         return _async_n_step(told, fleet, config, problem.settings.environments.num_envs, restarts)
     if isinstance(config, ParameterServerConfig):

@@ -18,12 +18,14 @@ from qfleet.sources import Source, as_world, source_name, world_of
 from qfleet.tabular.cut import Cut, cut_blocks, cut_by_owners, owners_by_graph, read_owners
 from qfleet.tabular.evaluation import LookUp, play_world
 from qfleet.tabular.learner import Task
+from qfleet.topologies.asynchronous import Asynchronous
 from qfleet.topologies.averaged import Averaged, AveragedConfig
 from qfleet.topologies.parameter_server import ParameterServer
 from qfleet.topologies.partitioned import Partitioned, PartitionedConfig
 from qfleet.topologies.restarts import Restarts
 from qfleet.topologies.serial import TableSerial, TableSerialConfig
 from qfleet.topologies.shared import Shared, SharedConfig
+from qfleet.topologies.table_agent import TableAsynchronousConfig, agents_of_table
 from qfleet.topologies.table_learning import TableLearning
 from qfleet.topologies.table_services import TableServices
 from qfleet.topologies.table_source import TableServerConfig, served_table
@@ -141,6 +143,12 @@ def make_topology(
     if isinstance(config, TableServerConfig):
         server = ParameterServer(fleet, served_table(task, config), config, restarts or Restarts(0))
         return TableServices(server, task.shape, task.total_steps)
+    if isinstance(config, TableAsynchronousConfig):
+        assert isinstance(task, Task)
+        agents, limit = agents_of_table(task, config), config.stall_timeout_seconds
+        return TableServices(
+            Asynchronous(fleet, agents, restarts or Restarts(0), limit), task.shape, task.total_steps
+        )
     assert isinstance(config, PartitionedConfig) and isinstance(task, Task)
     return Partitioned(fleet, task, make_cut(problem, task.world, config), config, restarts)
 

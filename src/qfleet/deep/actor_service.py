@@ -26,6 +26,11 @@ class GatherReport:
     version: int
     """Of the parameters acted with."""
 
+    @property
+    def num_episodes(self) -> int:
+        """That ended."""
+        return len(self.returns)
+
     def staleness(self, num_updates: int) -> int:
         """Updates made since the parameters in use were published."""
         return num_updates - self.version

@@ -25,6 +25,7 @@ from qfleet.tabular.records import (
     Walkers,
     Work,
 )
+from qfleet.tabular.transitions import Transitions, act
 from qfleet.tabular.walk import NUM_LANES, admit, begin, walk
 from qfleet.worlds.world import World
 
@@ -140,6 +141,12 @@ class Advance:
     """Sum over the episodes that ended."""
     parked: int = 0
     """Walkers that crossed a border."""
+
+    def means(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean return and mean length of the episodes that ended, each once; empty if none did."""
+        if not self.episodes:
+            return (), ()
+        return (self.returns / self.episodes,), (self.episode_steps / self.episodes,)
 
     def __add__(self, other: "Advance") -> "Advance":
         return Advance(
@@ -312,8 +319,14 @@ class TableLearner:
         totals = no_totals()
         if walk(self.program, self.work(totals), budget):
             raise self._fault(totals)
-        counts, returns = totals.counts.tolist(), float(totals.returns[0])
-        return Advance(counts[STEPS], counts[EPISODES], counts[EPISODE_STEPS], returns, counts[PARKED])
+        return _advance_of(totals)
+
+    def act(self, budget: int) -> tuple[Advance, Transitions]:
+        """Makes `budget` steps and learns nothing from them; the transitions. Raises as `advance` does."""
+        totals, made = no_totals(), Transitions.empty(budget)
+        if act(self.program, self.work(totals), budget, made):
+            raise self._fault(totals)
+        return _advance_of(totals), made
 
     def measured(self) -> dict[str, float]:
         """Nothing beside what topologies measure."""
@@ -360,6 +373,11 @@ class TableLearner:
     def _bad_reset(self, state: int) -> str:
         last = self.constants.num_states - 1
         return f"{self.task.world.name}: reset gave the state {state}; states are 0 to {last}"
+
+
+def _advance_of(totals: Totals) -> Advance:
+    counts, returns = totals.counts.tolist(), float(totals.returns[0])
+    return Advance(counts[STEPS], counts[EPISODES], counts[EPISODE_STEPS], returns, counts[PARKED])
 
 
 def no_totals() -> Totals:

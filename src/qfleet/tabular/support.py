@@ -8,15 +8,16 @@ from qfleet.tabular.program import Rule
 Stepping = Literal["compiled", "python", "tiles"]
 """In the learning kernel; one step at a time in Python; the same over tile coding instead of a table."""
 
-TABLE_TOPOLOGIES = ("serial", "shared", "averaged", "partitioned", "parameter-server")
-SERVICES = ("parameter-server",)
+TABLE_TOPOLOGIES = ("serial", "shared", "averaged", "partitioned", "parameter-server", "asynchronous")
+SERVICES = ("parameter-server", "asynchronous")
 """Those whose members are called one by one: MPI has groups alone, and there are no rounds."""
+_OF_ALL_RULES = TABLE_TOPOLOGIES[:-1]
 _TILED = ("serial", "shared", "averaged")
 _IN_PYTHON = (*_TILED, "parameter-server")
 _TILED_RULES: tuple[Rule, ...] = ("q-learning", "sarsa", "expected-sarsa")
 
 SUPPORTED: dict[Stepping, dict[Rule, tuple[str, ...]]] = {
-    "compiled": dict.fromkeys(get_args(Rule), TABLE_TOPOLOGIES),
+    "compiled": {**dict.fromkeys(get_args(Rule), _OF_ALL_RULES), "q-learning": TABLE_TOPOLOGIES},
     "python": dict.fromkeys(get_args(Rule), _IN_PYTHON),
     "tiles": dict.fromkeys(_TILED_RULES, _TILED),
 }
@@ -40,7 +41,8 @@ def refuse_unsupported(rule: Rule, topology: str, backend: str, stepping: Steppi
         raise QfleetError(f"{rule} does not work {_NAMES[stepping]}; {', '.join(rules)} do")
     if topology not in rules[rule]:
         raise QfleetError(
-            f"--topology {topology} does not work {_NAMES[stepping]}; {', '.join(rules[rule])} do"
+            f"--topology {topology} does not work with --algorithm {rule} {_NAMES[stepping]}; "
+            f"{', '.join(rules[rule])} do"
         )
     if topology == "serial" and backend != "threads":
         raise QfleetError(

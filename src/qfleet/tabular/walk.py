@@ -131,9 +131,9 @@ def _sweep(program, work, first, last) -> Any:
 def _sweep_near(program, work, first, last):
     for lane in range(first, last):
         walker = work.lanes.walker[lane]
-        state, reward, terminated = _step(program, work, walker)
+        state, reward, terminated = make_step(program, work, walker)
         if not (0 <= state < work.constants.num_states and np.isfinite(reward)):
-            return _note_fault(work, walker, state, reward, 0)
+            return note_fault(work, walker, state, reward, 0)
         if _finish(program, work, walker, state, reward, terminated):
             return 1
     return 0
@@ -144,9 +144,9 @@ def _sweep_ahead(program, work, first, last):
     lanes = work.lanes
     for lane in range(first, last):
         walker = lanes.walker[lane]
-        state, reward, terminated = _step(program, work, walker)
+        state, reward, terminated = make_step(program, work, walker)
         if not (0 <= state < work.constants.num_states and np.isfinite(reward)):
-            return _note_fault(work, walker, state, reward, 0)
+            return note_fault(work, walker, state, reward, 0)
         lanes.next_state[lane], lanes.reward[lane], lanes.terminated[lane] = state, reward, terminated
         row = row_of(program, work, state)
         prefetch(work.table.values, row * work.constants.num_actions)
@@ -166,14 +166,16 @@ def draw(work, walker):
 
 
 @part
-def _step(program, work, walker):
+def make_step(program, work, walker):
+    """The world's step by a walker, which stays where it is: (next state, reward, terminated)."""
     random = unit(draw(work, walker))
     walkers = work.walkers
     return step(program, work.parameters, walkers.state[walker], walkers.action[walker], random)
 
 
 @part
-def _note_fault(work, walker, next_state, reward, by_reset):
+def note_fault(work, walker, next_state, reward, by_reset):
+    """Writes down a step, or a reset, that no world may make; 1."""
     fault = work.totals.fault
     fault[0], fault[1] = walker, work.walkers.state[walker]
     fault[2], fault[3], fault[4] = work.walkers.action[walker], next_state, by_reset
@@ -208,7 +210,7 @@ def _finish(program, work, walker, next_state, reward, terminated):
     walkers.episode_return[walker] += reward
     if ends:
         end_episode(work, walker)
-        return _start_episode(program, work, walker)
+        return start_episode(program, work, walker)
     walkers.state[walker], walkers.action[walker] = next_state, next_action
     if not is_here:
         work.totals.counts[PARKED] += 1
@@ -227,11 +229,11 @@ def end_episode(work, walker):
 
 
 @part
-def _start_episode(program, work, walker):
+def start_episode(program, work, walker):
     """Resets a walker; where its first state is another worker's, the action is left to that one."""
     state = np.int64(reset(program, work.parameters, unit(draw(work, walker))))
     if not 0 <= state < work.constants.num_states:
-        return _note_fault(work, walker, state, 0.0, 1)
+        return note_fault(work, walker, state, 0.0, 1)
     row, action = row_of(program, work, state), np.int64(NO_ACTION)
     if owns(program, work, row):
         action, _ = choose(program, work, state, row, draw(work, walker), work.walkers.age[walker])

@@ -11,10 +11,10 @@ al. 2015.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, final
+from typing import Any, Protocol, final
 
 import numpy as np
 
@@ -52,8 +52,141 @@ class AsynchronousConfig:
             raise QfleetError(f"stall_timeout_seconds is {self.stall_timeout_seconds}; it must be above 0")
 
 
+class Acted(Protocol):
+    """What an agent says of a block, but for the block itself."""
+
+    @property
+    def num_steps(self) -> int:
+        """In the block."""
+        ...
+
+    @property
+    def num_episodes(self) -> int:
+        """That ended."""
+        ...
+
+    @property
+    def returns(self) -> Sequence[float]:
+        """Theirs, or their mean return, once."""
+        ...
+
+    @property
+    def lengths(self) -> Sequence[float]:
+        """Likewise."""
+        ...
+
+
+class Agent(Protocol):
+    """Acts, and has values of its own and others for its targets; picklable is what makes it."""
+
+    def start(self) -> None:
+        """Begins the first episodes."""
+        ...
+
+    def answer(self) -> None:
+        """It is there."""
+        ...
+
+    def act(self, max_steps: int) -> Acted:
+        """A block by its own values; `take_block` gives it."""
+        ...
+
+    def take_block(self) -> Any:
+        """What was gathered last, as the replay takes it."""
+        ...
+
+    def begin_anew(self) -> int:
+        """What it wrote is lost; the number of the next frame."""
+        ...
+
+    def learn(self, sample: Any, importance_exponent: float) -> Learned:
+        """Updates of its own values by what the replay has drawn; None: nothing."""
+        ...
+
+    def parameters(self) -> Parameters:
+        """Its own values."""
+        ...
+
+    def set_parameters(self, parameters: Parameters) -> None:
+        """Begins from these."""
+        ...
+
+    def statistics(self) -> dict[str, float]:
+        """Means since the last call."""
+        ...
+
+    def save_state(self) -> dict[str, Any]:
+        """All of it; `take_block` gives what belongs before."""
+        ...
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """The reverse."""
+        ...
+
+    def close(self) -> None:
+        """Frees what it holds."""
+        ...
+
+
+class SharedReplay(Protocol):
+    """Stores what all agents have gathered."""
+
+    def append(self, writer: int, block: Any) -> Any:
+        """Of an agent."""
+        ...
+
+    def restart_writer(self, writer: int, first_frame: int) -> None:
+        """An agent writes from now on that knows nothing of what it wrote before."""
+        ...
+
+    def sample(self, num_batches: int, batch_size: int) -> Any:
+        """Minibatches; None if none are asked for, or there is nothing yet."""
+        ...
+
+    def prioritize(self, learned: Learned) -> None:
+        """Takes new priorities; asked for where something is drawn by them."""
+        ...
+
+
+@dataclass(frozen=True)
+class AgentsRun:
+    """What asynchronous is told of its run."""
+
+    make_agent: Callable[[int, int], Agent]
+    """By rank, and by how often it was replaced."""
+    make_replay: Callable[[int], SharedReplay]
+    """By how often it was replaced."""
+    initial: Parameters
+    """All agents'."""
+    block_steps: int
+    batch_size: int
+    updates_due: Callable[[int], int]
+    """Of an agent, after so many steps of its own."""
+    total_steps: int
+    num_workers: int
+    is_prioritized: bool = False
+    importance_exponent_at: Callable[[float], float] = lambda progress: 1.0
+    """Of the replay's weights, where `progress` of the run, 0 to 1, is made."""
+
+
+def agents_of_networks(run: NetworkRun, config: AsynchronousConfig) -> AgentsRun:
+    """Networks, with a replay of frames."""
+    return AgentsRun(
+        partial(AsynchronousAgent, run, config),
+        partial(ReplayService, run, run.config, run.num_workers, config.block_steps, 0),
+        run.initial,
+        config.block_steps,
+        run.config.batch_size,
+        run.share.updates_due,
+        run.total_steps,
+        run.num_workers,
+        bool(run.config.priority_exponent),
+        run.config.importance_exponent_at,
+    )
+
+
 @final
-class AsynchronousAgent:
+class AsynchronousAgent(Agent):
     """Environments, an online and a target network."""
 
     def __init__(self, run: NetworkRun, config: AsynchronousConfig, rank: int, incarnation: int) -> None:
@@ -119,14 +252,14 @@ class AsynchronousAgent:
 class Asynchronous(ServicesTopology):
     """Every agent has a chain of calls of its own under way; none waits for another."""
 
-    def __init__(self, fleet: Fleet, run: NetworkRun, config: AsynchronousConfig, restarts: Restarts) -> None:
-        self._run, self._config = run, config
-        timeout, workers = config.stall_timeout_seconds, run.num_workers
-        make_replay = partial(ReplayService, run, run.config, workers, config.block_steps, 0)
-        self._replay = Crew(fleet, "replay", [make_replay], restarts, timeout)
-        makers = [partial(AsynchronousAgent, run, config, rank) for rank in range(workers)]
-        self._agents = Crew(fleet, "agent", makers, restarts, timeout)
-        super().__init__([self._replay, self._agents], run.total_steps, timeout)
+    def __init__(
+        self, fleet: Fleet, run: AgentsRun, restarts: Restarts, stall_timeout_seconds: float
+    ) -> None:
+        self._run, workers = run, run.num_workers
+        self._replay = Crew(fleet, "replay", [run.make_replay], restarts, stall_timeout_seconds)
+        makers = [partial(run.make_agent, rank) for rank in range(workers)]
+        self._agents = Crew(fleet, "agent", makers, restarts, stall_timeout_seconds)
+        super().__init__([self._replay, self._agents], run.total_steps, stall_timeout_seconds)
         self._acting: dict[int, Future] = {}
         self._steps, self._updates = [0] * workers, [0] * workers
         self._recent = [deque[float](maxlen=_RECENT_EPISODES) for _ in range(workers)]
@@ -167,25 +300,25 @@ class Asynchronous(ServicesTopology):
     def _start(self, rank: int) -> None:
         """Act, store, draw, learn; blocks and samples go from service to service."""
         run, agents, replay = self._run, self._agents, self._replay
-        steps = min(self._config.block_steps, self._share(rank) - self._steps[rank])
-        due = run.share.updates_due(self._steps[rank] + steps) - self._updates[rank]
-        exponent = run.config.importance_exponent_at(self.num_steps / run.total_steps)
+        steps = min(run.block_steps, self._share(rank) - self._steps[rank])
+        due = run.updates_due(self._steps[rank] + steps) - self._updates[rank]
+        exponent = run.importance_exponent_at(self.num_steps / run.total_steps)
         self._acting[rank] = agents.call(rank, "act", steps)
         replay.call(0, "append", rank, agents.call(rank, "take_block"))
-        sample = replay.call(0, "sample", max(0, due), run.config.batch_size)
+        sample = replay.call(0, "sample", max(0, due), run.batch_size)
         learned = agents.call(rank, "learn", sample, exponent)
-        if run.config.priority_exponent:
+        if run.is_prioritized:
             replay.call(0, "prioritize", learned)
         self._chains.watch(rank, learned)
 
     def _finish(self, tag: int, future: Future) -> Turn:
-        report: GatherReport = self._acted(self._agents, tag, self._acting.pop(tag))
+        report: Acted = self._acted(self._agents, tag, self._acting.pop(tag))
         learned: Learned = future.result(self._timeout_seconds)
         self._steps[tag] += report.num_steps
         self._updates[tag] += learned.num_updates
         self._recent[tag].extend(report.returns)
         lengths = tuple(float(length) for length in report.lengths)
-        return Turn(len(lengths), tuple(report.returns), lengths)
+        return Turn(report.num_episodes, tuple(report.returns), lengths)
 
     def _take_in(self, lost: Sequence[Member]) -> None:
         """A new agent begins with the best of the others' parameters; what a lost replay held is gathered anew."""

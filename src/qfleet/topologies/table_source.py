@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from qfleet.deep.gradient_sources import Contribution, GradientSource
 from qfleet.deep.parameters import Parameters
 from qfleet.errors import QfleetError
-from qfleet.tabular.learner import Advance
 from qfleet.topologies.parameter_server import ServedRun, ServerConfig
 from qfleet.topologies.step_rules import BlockRule
 from qfleet.topologies.table_team import LearningTask, TaskLearner, new_table
@@ -85,8 +84,7 @@ class TableSource(GradientSource):
             -self._table.log_weights.reshape(-1), out=factors[: self._table.values.size], casting="same_kind"
         )
         block = np.stack([self._entries() - factors * self._pulled, factors])
-        returns, lengths = _means(made)
-        return Contribution(made.steps, made.episodes, returns, lengths, gradient=block)
+        return Contribution(made.steps, made.episodes, *made.means(), gradient=block)
 
     def take_over(self, parameters: Parameters, num_steps: int, num_owed: int) -> None:
         """Begins new episodes, and explores as after so many steps."""
@@ -133,10 +131,3 @@ def served_table(task: LearningTask, config: TableServerConfig) -> ServedRun:
 def entries(values: NDArray[Any], visits: NDArray[np.uint32]) -> NDArray[Any]:
     """(num_parameters,) of a table's type: a copy of its values, and of its visits where they are counted."""
     return np.concatenate([values.reshape(-1), visits.reshape(-1).astype(values.dtype)])
-
-
-def _means(made: Advance) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean return and mean length of the episodes that ended; empty if none did."""
-    if not made.episodes:
-        return (), ()
-    return (made.returns / made.episodes,), (made.episode_steps / made.episodes,)
