@@ -104,8 +104,10 @@ def refuse_too_large(problem: Problem, task: LearningTask) -> None:
     settings = problem.settings
     entries, config = int(np.prod(task.shape)), settings.tabular
     each = task.dtype.itemsize + (4 if config.learning_rate_schedule != "constant" else 0)
-    copies = _num_workers_here(problem) if isinstance(settings.topology, AveragedConfig) else 1
-    if isinstance(settings.topology, AveragedConfig) and settings.topology.merge == "visits":
+    copies = _num_tables_here(problem)
+    if isinstance(settings.topology, TableServerConfig) or (
+        isinstance(settings.topology, AveragedConfig) and settings.topology.merge == "visits"
+    ):
         each += 8
     needed, available = entries * each * copies, available_memory_bytes()
     if settings.run.until_change is not None:
@@ -116,6 +118,16 @@ def refuse_too_large(problem: Problem, task: LearningTask) -> None:
             f"{tables} of {task.shape[1]:,} states and {task.shape[2]} actions take {readable_bytes(needed)}, "
             f"and {readable_bytes(available)} are available; --table-type float32 halves it"
         )
+
+
+def _num_tables_here(problem: Problem) -> int:
+    """Tables on this machine at a time, those in messages included."""
+    config, workers = problem.settings.topology, _num_workers_here(problem)
+    if isinstance(config, TableServerConfig):
+        return 1 + 4 * workers  # its own, what it has pulled, and a push of two
+    if isinstance(config, TableAsynchronousConfig):
+        return 2 * workers
+    return workers if isinstance(config, AveragedConfig) else 1
 
 
 def _num_workers_here(problem: Problem) -> int:

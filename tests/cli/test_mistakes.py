@@ -45,7 +45,7 @@ MISTAKES = {
     "train CartPole-v1 --algorithm quick": "--algorithm quick: it takes one of q-learning",
     "train CartPole-v1 --tilings 8": "--discretize 8 --tilings 8",
     "train CartPole-v1 --discretize 8 --bounds 1 0": "give a finite low",
-    "train CartPole-v1 --discretize 8 --topology partitioned": "partitioned does not work in environments stepped",
+    "train CartPole-v1 --discretize 8 --topology partitioned": "--algorithm q-learning in environments stepped",
     "train CartPole-v1 --discretize 8 --tilings 8 --algorithm tree-backup": "does not work with tile coding",
     "train CartPole-v1 --discretize 8 --topology shared --backend threads": "Python steps one thread at a time",
     "train CartPole-v1 --discretize 8 --stepping compiled": "discretize and stepping compiled",

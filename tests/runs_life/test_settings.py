@@ -82,7 +82,7 @@ def test_steps_depend_on_what_steps(name: str) -> None:
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"topology": "overlapped"}, "serial, shared, averaged, partitioned do"),
+    ({"topology": "overlapped"}, "partitioned, parameter-server, asynchronous do"),
     ({"workers": 0}, "workers is 0"),
     ({"workers": 2}, "serial has 1 worker"),
     ({"backend": "processes"}, "leave --backend out"),
@@ -91,7 +91,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"until_change": float("nan")}, "until_change is nan"),
     ({"exact": "perhaps"}, "exact is 'perhaps'"),
     ({"n_step": 3}, "belongs to the algorithm tree-backup"),
-    ({"batch_size": 3}, "batch_size belongs to --algorithm dqn"),
+    ({"batch_size": 3}, "batch_size belongs to --topology asynchronous"),
     ({"merge": "visits"}, "merge belongs to --topology averaged"),
     ({"discretise": 3}, "did you mean discretize"),
     ({"discretize": 1}, "at least 2 bins"),
@@ -102,7 +102,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"max_episode_steps": -1}, "max_episode_steps is -1"),
     ({"environment_options": ("slippery",)}, "should read key=value"),
     ({"stepping": "fast"}, "stepping is 'fast'"),
-    ({"stepping": "python", "topology": "partitioned"}, "partitioned does not work in environments stepped"),
+    (
+        {"stepping": "python", "topology": "partitioned"},
+        "--algorithm q-learning in environments stepped in Python",
+    ),
     ({"stepping": "python", "topology": "averaged", "backend": "threads"}, "--backend processes works"),
     (
         {"discretize": 4, "tilings": 4, "algorithm": "tree-backup"},
@@ -159,10 +162,12 @@ def test_another_topology_keeps_what_both_have() -> None:
 def test_the_matrix_is_what_is_refused(rule: Rule, topology: str, stepping: Stepping) -> None:
     backend = "threads" if topology == "serial" else "processes"
     supported = topology in SUPPORTED[stepping].get(rule, ())
-    expected = stepping == "compiled" or (
-        topology != "partitioned"
-        and (stepping == "python" or rule in ("q-learning", "sarsa", "expected-sarsa"))
-    )
+    expected = {
+        "compiled": topology != "asynchronous" or rule == "q-learning",
+        "python": topology not in ("partitioned", "asynchronous"),
+        "tiles": topology in ("serial", "shared", "averaged")
+        and rule in ("q-learning", "sarsa", "expected-sarsa"),
+    }[stepping]
     assert supported == expected
     if supported:
         refuse_unsupported(rule, topology, backend, stepping)
@@ -172,7 +177,8 @@ def test_the_matrix_is_what_is_refused(rule: Rule, topology: str, stepping: Step
 
 
 def test_owners_of_settings() -> None:
-    assert owner_of("batch_size", "table") == "--algorithm dqn"
+    assert owner_of("hidden_sizes", "table") == "--algorithm dqn"
+    assert owner_of("batch_size", "table") == "--topology asynchronous"
     assert owner_of("temperature", "deep").startswith("the algorithms of tables")
     assert owner_of("keep_shards", "table") == "--topology partitioned"
     assert owner_of("keep_shards", "deep") == "--topology partitioned"

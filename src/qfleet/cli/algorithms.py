@@ -41,9 +41,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def _matrix() -> str:
     """Which topologies a rule works with: in worlds, stepped in Python, with tile coding."""
-    rows = [("", "  ".join(f"{name:<11}" for name in TABLE_TOPOLOGIES))]
+    rows = [("", "  ".join(TABLE_TOPOLOGIES))]
     rows += [
-        (rule, "  ".join(f"{_cell(rule, name):<11}" for name in TABLE_TOPOLOGIES))
+        (rule, "  ".join(_cell(rule, name).ljust(len(name)) for name in TABLE_TOPOLOGIES))
         for rule in SUPPORTED["compiled"]
     ]
     rows.append(("dqn", f"topologies {', '.join(TOPOLOGY_CONFIGS['deep'])}"))
