@@ -276,7 +276,7 @@ class Asynchronous(ServicesTopology):
 
     def _done(self) -> Done:
         steps, updates = self.num_steps, self.num_updates
-        moved = steps + self._run.config.batch_size * updates
+        moved = steps + self._run.batch_size * updates
         return Done(
             steps,
             updates,

@@ -46,8 +46,9 @@ class TableLearning(ABC):
     def advance(self, until_steps: int, until_change: float | None = None) -> list[RoundsReport]:
         """Learns until `until_steps` steps are made in all, or values change no more; what the workers did since."""
 
+    @abstractmethod
     def note(self, reports: list[RoundsReport], num_steps: int) -> None:
-        """What `advance` has just brought goes into the view of roles; nothing, where these are watched as they work."""
+        """What `advance` has just brought: for the view of roles."""
 
     @abstractmethod
     def view(self) -> FleetView | None:

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qfleet.deep.parameters import Parameters
+from qfleet.fleet_view import FleetView
 from qfleet.tabular.learner import Advance
 from qfleet.topologies.services import ServicesTopology
 from qfleet.topologies.table_learning import RoundsReport, TableLearning
@@ -19,6 +20,7 @@ class TableServices(TableLearning):
     def __init__(self, topology: ServicesTopology, shape: tuple[int, int, int], total_steps: int) -> None:
         """`shape` is the table's, whose entries the topology's parameters are."""
         self._topology, self._shape, self._total_steps = topology, shape, total_steps
+        self._turns = topology.turns()
         self.num_steps = 0
 
     @property
@@ -34,14 +36,23 @@ class TableServices(TableLearning):
         """Turns until so many steps are made; in the last one, what is under way comes to its end."""
         assert until_change is None, "there are no rounds in which nothing changes"
         before, advance = self._topology.num_steps, Advance()
-        for turn in self._topology.turns():
-            advance += _advance_of(turn)
-            if self._topology.num_steps >= min(until_steps, self._total_steps):
-                break
+        while self._topology.num_steps < min(until_steps, self._total_steps):
+            advance += _advance_of(next(self._turns))
         self.num_steps = self._topology.num_steps
         advance += Advance(steps=self.num_steps - before)
         measured = {name.partition("/")[2]: value for name, value in self._topology.measured().items()}
         return [RoundsReport(advance, self.num_steps, extras=measured)]
+
+    def note(self, reports: list[RoundsReport], num_steps: int) -> None:
+        """Nothing: members are watched as they work."""
+
+    def view(self) -> FleetView | None:
+        """The topology's."""
+        return self._topology.view()
+
+    def role_metrics(self) -> dict[str, float]:
+        """The topology's."""
+        return self._topology.role_metrics()
 
     def values(self) -> NDArray[Any]:
         """The table that the topology's parameters are."""
