@@ -81,6 +81,15 @@ def test_whoever_is_killed_is_replaced_and_the_values_still_come(
     assert children() == before
 
 
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_what_every_role_does_is_shown(topology: str, tmp_path: Path) -> None:
+    seen: list[qfleet.Status] = []
+    train(topology, tmp_path / "run", on_status=seen.append)
+    roles = {role.name for status in seen if status.fleet is not None for role in status.fleet.roles}
+    expected = {"parameter-server": {"worker", "parameter shard"}, "asynchronous": {"agent", "replay"}}
+    assert roles == expected[topology] | {"driver"}
+
+
 def test_without_restarts_the_run_ends_and_says_who_was_lost(tmp_path: Path) -> None:
     before: set[int] = children()
 
