@@ -19,7 +19,7 @@ from qfleet.choices import (
 )
 from qfleet.deep.dqn import DQNConfig
 from qfleet.deep.reinforce import ReinforceConfig
-from qfleet.deep.support import BACKENDS, Backend, refuse_unsupported_backend
+from qfleet.deep.support import BACKENDS, Backend, is_of_services, refuse_unsupported_backend
 from qfleet.environments.config import EnvironmentConfig
 from qfleet.errors import QfleetError
 from qfleet.json_fields import dataclass_from_json
@@ -61,7 +61,7 @@ class RunConfig:
     max_workers: int = 0
     """Ray: as many workers as the cluster has CPUs, up to so many, also when nodes come and go; 0: --workers."""
     restarts: int | None = None
-    """Times that lost workers are replaced before the run ends with an error; left out: 3 on Ray, 0 elsewhere."""
+    """Times that lost workers are replaced; left out: 3 on Ray, and for services on processes; else 0."""
     steps: int = 100_000
     """Environment steps, of all workers together, after which the run stops."""
     episodes: int = 0
@@ -126,8 +126,12 @@ class RunConfig:
 
     @property
     def allowed_restarts(self) -> int:
-        """Times that lost workers are replaced."""
-        return self.restarts if self.restarts is not None else 3 if self.backend == "ray" else 0
+        """Times that lost workers are replaced; left out: 3 on Ray, and for services on processes; else 0."""
+        if self.restarts is not None:
+            return self.restarts
+        # Elsewhere on processes it costs a second table in memory.
+        is_cheap = self.backend == "processes" and is_of_services(self.topology)
+        return 3 if self.backend == "ray" or is_cheap else 0
 
     @property
     def evaluation_interval(self) -> int:

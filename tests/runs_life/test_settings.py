@@ -215,3 +215,20 @@ def test_workers_on_threads_do_not_wait_for_one_anothers_python(
 ) -> None:
     settings = make_settings(environment, None, {"algorithm": "dqn"} | values)
     assert settings.run.backend == backend
+
+
+@pytest.mark.parametrize(
+    ("topology", "backend", "expected"),
+    [
+        ("ape-x", "processes", 3),
+        ("ape-x", "ray", 3),
+        ("ape-x", "threads", 0),  # nobody can be replaced there
+        ("averaged", "processes", 0),  # that would take the memory of a second copy
+        ("averaged", "ray", 3),
+    ],
+)
+def test_lost_members_are_replaced_where_that_costs_little(
+    topology: Any, backend: Any, expected: int
+) -> None:
+    run = RunConfig(algorithm="dqn", topology=topology, backend=backend, workers=2)
+    assert run.allowed_restarts == expected

@@ -24,6 +24,11 @@ BACKENDS: dict[str, tuple[Backend, ...]] = {
 """The default first; what is not in it is refused. MPI has groups alone, no services that are called one by one."""
 
 
+def is_of_services(topology: str) -> bool:
+    """Whether its members are called one by one, so that one that is lost is replaced alone."""
+    return BACKENDS.get(topology) == _SERVICES
+
+
 def refuse_unsupported_backend(topology: str, backend: str, topologies: tuple[str, ...]) -> None:
     """Raises QfleetError for a combination outside the matrix, naming those of an algorithm's topologies that work."""
     known = BACKENDS[topology]
