@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: run install test-install test check format soak bench bench-tables bench-sb3 bench-minatar lock clean
+.PHONY: run install test-install test check format soak bench bench-tables bench-fleet bench-sb3 bench-minatar lock clean
 
 run: install  ## Train CartPole-v1 with defaults, from nothing but Python and make.
 	$(BIN)/qfleet train CartPole-v1
@@ -38,7 +38,7 @@ soak: test-install  ## The slow proofs, in full.
 	$(PYTEST) -m "soak and alone" --timeout=3600
 	$(PYTEST) tests/backends/test_ray_recovery.py tests/backends/test_group_failures.py
 
-bench: test-install .venv-bench/installed  ## Every figure of docs/benchmarks.md but those of bench-tables, bench-sb3 and bench-minatar.
+bench: test-install .venv-bench/installed  ## Every figure of docs/benchmarks.md but those of bench-tables, bench-fleet, bench-sb3 and bench-minatar.
 	-$(BIN)/python benchmarks/update.py
 	-.venv-bench/bin/python benchmarks/replay_against_cpprb.py
 	-$(BIN)/python benchmarks/defaults.py
@@ -53,6 +53,19 @@ bench-tables: test-install  ## The figures of tables in docs/benchmarks.md; need
 	-$(BIN)/python benchmarks/tables_start.py
 	-$(BIN)/python benchmarks/tables_ray.py
 	-$(BIN)/mpiexec --allow-run-as-root --oversubscribe -n 2 $(BIN)/python benchmarks/tables_mpi.py
+
+bench-fleet: test-install  ## The figures of several workers of networks in docs/benchmarks.md; some hours on two cores.
+	-$(BIN)/python benchmarks/ape_x_data_path.py threads
+	-$(BIN)/python benchmarks/ape_x_data_path.py processes
+	-$(BIN)/python benchmarks/ape_x_data_path.py ray
+	-$(BIN)/python benchmarks/fleet_staleness.py
+	-$(BIN)/python benchmarks/fleet_sleeping.py
+	-$(BIN)/python benchmarks/fleet_burning.py
+	-$(BIN)/python benchmarks/fleet_minatar.py
+	-$(BIN)/python benchmarks/fleet_memory.py
+	-$(BIN)/python benchmarks/fleet_orphans.py
+	-$(BIN)/python benchmarks/cart_pole_seeds.py
+	-$(BIN)/python benchmarks/cart_pole_seeds.py --backends processes ray --seeds 0 1 2
 
 bench-minatar: test-install
 	$(BIN)/python benchmarks/minatar.py

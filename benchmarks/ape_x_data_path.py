@@ -1,10 +1,11 @@
 """Ape-X's data path alone: frames of 84x84 bytes inserted while batches of 512 stacks of four are drawn.
 
-Actors only hand on frames recorded beforehand, the learner only sends priorities back; shards, inserts, draws and the
-ways between the services are the real ones: blocks and batches go from service to service, never through the driver.
+Actors only hand on frames recorded beforehand, the learner only sends priorities back and parameters of Atari's network
+to the board, which actors read before each block; shards, inserts, draws and the ways between the services are the real
+ones: blocks and batches go from service to service, never through the driver.
 Run as `python benchmarks/ape_x_data_path.py threads`, `processes` or `ray`. What is to be reached are the rates of the
 paper's cluster (Horgan et al. 2018, arXiv 1803.00933: 360 actors, one GPU): 12.5 thousand transitions a second in and
-9.7 thousand out, at once.
+9.7 thousand out, at once, with parameters that are at most 400 updates old in 99 of 100 blocks.
 """
 
 import sys
@@ -22,12 +23,13 @@ from qfleet.deep.dqn import DQNConfig
 from qfleet.deep.members import NetworkRun
 from qfleet.deep.parameters import Parameters
 from qfleet.environments.vector import ObservationLayout, Step
-from qfleet.fleet import Fleet, Handle
+from qfleet.fleet import Fleet, Future, Handle
 from qfleet.replay.rate_limiter import RateLimiter
 from qfleet.replay.recorder import Block, Recorder
 from qfleet.replay.sample import Sample
 from qfleet.replay.shard import ReplayShard
 from qfleet.topologies.crew import Completions
+from qfleet.topologies.parameter_board import ParameterBoard
 from qfleet.topologies.replay_service import Learned, ReplayService
 
 LAYOUT = ObservationLayout((84, 84), np.dtype(np.uint8), is_image=True, scale=1 / 255)
@@ -35,26 +37,33 @@ CAPACITY, NUM_ACTORS, NUM_SLOTS = 60_000, 2, 2
 NUM_ENVS, BLOCK_VECTOR_STEPS, N_STEP, BATCH = 5, 20, 3, 512
 BLOCK_STEPS = NUM_ENVS * BLOCK_VECTOR_STEPS
 INSERTS_PER_SECOND, SAMPLES_PER_SECOND = 12_500, 9_700
+NUM_PARAMETERS, PUBLISH_EVERY_UPDATES, MOST_STALE_UPDATES = 1_686_693, 16, 400
 WARM_SECONDS, SECONDS, TIMEOUT_SECONDS = 4.0, 10.0, 60.0
 
 
 class RecordedActor:
     """Gives the same frames again and again, numbered and recorded as an actor would."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, board: ParameterBoard, seed: int) -> None:
         random = np.random.default_rng(seed)
         self._steps = [_recorded_step(random, number) for number in range(BLOCK_VECTOR_STEPS)]
         self._recorder = Recorder(
             NUM_ENVS, LAYOUT, 0, n_step=N_STEP, discount=0.99, max_steps_per_block=BLOCK_VECTOR_STEPS
         )
         self._recorder.start(self._steps[0].observations, None)
-        self._random = random
+        self._random, self._board, self._version = random, board, 0
 
-    def gather(self) -> Block:
-        """A block of BLOCK_STEPS steps with priorities of its own."""
+    def gather(self) -> int:
+        """A block of BLOCK_STEPS steps, for `take_block`; the version of the newest parameters."""
+        newest = self._board.newest(self._version)
+        self._version = self._version if newest is None else newest.version
         actions = np.zeros(NUM_ENVS, np.int64)
         for step in self._steps:
             self._recorder.record(actions, step)
+        return self._version
+
+    def take_block(self) -> Block:
+        """What was gathered last, with priorities of its own."""
         block = self._recorder.take()
         return replace(block, priorities=self._random.exponential(size=len(block.transitions["frame"])))
 
@@ -68,16 +77,19 @@ def _recorded_step(random: np.random.Generator, number: int) -> Step:
 
 
 class ConsumingLearner:
-    """Looks at every batch and sends priorities back, without learning."""
+    """Looks at every batch and sends priorities back, without learning; publishes parameters all the same."""
 
-    def __init__(self) -> None:
+    def __init__(self, board: ParameterBoard) -> None:
         self._random, self._num_updates = np.random.default_rng(0), 0
+        self._board, self._parameters = board, np.zeros(NUM_PARAMETERS, np.float32)
 
     def consume(self, sample: Sample) -> Learned:
         """TD errors of the sample's only batch."""
         batch = sample.batches(0.4)[0]
         assert batch.observations.shape == (2 * BATCH, 4 * 84 * 84) and batch.weights.max() == 1
         self._num_updates += 1
+        if self._num_updates % PUBLISH_EVERY_UPDATES == 0:
+            self._board.publish(Parameters(self._num_updates, self._parameters))
         errors = np.abs(self._random.normal(size=(1, BATCH))).astype(np.float32)
         return Learned(1, self._num_updates, sample.drawn, (errors,))
 
@@ -119,11 +131,13 @@ class DataPath:
         members: Any = RecordedMembers()
         run = NetworkRun(members, config, 0, 10**9, NUM_ACTORS, Parameters(0, np.empty(0, np.float32)))
         shard = partial(ReplayService, run, config, NUM_ACTORS, BLOCK_STEPS, 0, 0)
+        board = ParameterBoard(fleet, Parameters(0, np.empty(NUM_PARAMETERS, np.float32)))
         self._shard: Handle = fleet.start("the shard", shard)
         self._actors = [
-            fleet.start(f"actor {number}", partial(RecordedActor, number)) for number in range(NUM_ACTORS)
+            fleet.start(f"actor {number}", partial(RecordedActor, board, number))
+            for number in range(NUM_ACTORS)
         ]
-        self._learner = fleet.start("the learner", ConsumingLearner)
+        self._learner = fleet.start("the learner", partial(ConsumingLearner, board))
         self._chains: Completions[tuple[str, int]] = Completions(TIMEOUT_SECONDS)
         self._limiter = RateLimiter(
             SAMPLES_PER_SECOND / INSERTS_PER_SECOND,
@@ -132,28 +146,39 @@ class DataPath:
             largest_insert_steps=BLOCK_STEPS,
             largest_sample_updates=BATCH,
         )
+        self._told: dict[tuple[str, int], Future] = {}
+        """What a chain tells the driver: an actor the version it acted with, the learner what it has learned."""
+        self._num_updates = 0
+        self.stalenesses: list[int] = []
+        """Of the blocks that were stored."""
 
     def run(self, seconds: float) -> tuple[float, float]:
         """(transitions inserted a second, transitions drawn a second)."""
         before, start = (self._limiter.num_steps, self._limiter.num_updates), time.perf_counter()
         while (elapsed := time.perf_counter() - start) < seconds:
             self._start_idle()
-            (role, _), future = self._chains.next()
+            tag, future = self._chains.next()
             future.result(TIMEOUT_SECONDS)
-            if role == "actor":
+            told = self._told.pop(tag).result(TIMEOUT_SECONDS)
+            if tag[0] == "actor":
                 self._limiter.insert(BLOCK_STEPS)
+                self.stalenesses.append(self._num_updates - told)
+            else:
+                self._num_updates = told.version
         after = self._limiter.num_steps, self._limiter.num_updates
         return (after[0] - before[0]) / elapsed, (after[1] - before[1]) / elapsed
 
     def _start_idle(self) -> None:
         for number, actor in enumerate(self._actors):
             if ("actor", number) not in self._chains and self._limiter.may_insert(BLOCK_STEPS):
-                stored = self._shard.call("append", number, actor.call("gather"))
+                self._told["actor", number] = actor.call("gather")
+                stored = self._shard.call("append", number, actor.call("take_block"))
                 self._chains.watch(("actor", number), stored)
         for slot in range(NUM_SLOTS):
             if ("learner", slot) not in self._chains and self._limiter.may_sample(BATCH):
                 learned = self._learner.call("consume", self._shard.call("sample", 1, BATCH))
                 self._limiter.sample(BATCH)
+                self._told["learner", slot] = learned
                 self._chains.watch(("learner", slot), self._shard.call("prioritize", learned))
 
 
@@ -173,6 +198,7 @@ def main(backend: str) -> int:
         path = DataPath(fleet)
         while not path.run(WARM_SECONDS)[1]:
             pass  # the shard fills to a quarter first
+        path.stalenesses.clear()
         inserted, sampled = path.run(SECONDS)
     finally:
         fleet.close()
@@ -184,6 +210,10 @@ def main(backend: str) -> int:
         sampled / 1e3,
         "k transitions/s",
         at_least=SAMPLES_PER_SECOND / 1e3,
+    )
+    staleness = float(np.percentile(path.stalenesses, 99))
+    reached &= verdict(
+        f"staleness on {backend}, 99th percentile", staleness, "updates", at_most=MOST_STALE_UPDATES
     )
     return 0 if reached else 1
 
