@@ -1,8 +1,8 @@
 """CartPole under every topology of several workers, with defaults: each seed a process of its own, from start to exit.
 
 Run as `python benchmarks/cart_pole_seeds.py [--topologies ape-x pooled ...] [--backends threads ...] [--seeds 0 1 ...]
-[--lines FILE]`. Every run is a line of JSON, added to FILE, so that the whole can be run in parts; at the end come a table
-of all lines there, in Markdown, and what of them falls short.
+[--lines FILE]`. Every run is a line of JSON, added to FILE, so that the whole can be run in parts; at the end come a
+table of all lines there, in Markdown, and what of them falls short.
 """
 
 import argparse

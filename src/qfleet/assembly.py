@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import gymnasium
 
+from qfleet.backends.budget import num_cores, set_thread_budget
 from qfleet.backends.mpi_launch import checked_job
 from qfleet.deep.networks import NetworkShape, decide
 from qfleet.environments.config import EnvironmentConfig
@@ -15,7 +16,7 @@ from qfleet.environments.single import EnvironmentSource
 from qfleet.environments.vector import VectorEnvironment
 from qfleet.errors import QfleetError
 from qfleet.fleet import Fleet
-from qfleet.settings import Settings
+from qfleet.settings import RunConfig, Settings
 from qfleet.sources import Source, gymnasium_source, network_source, source_name, world_of
 from qfleet.tabular.support import refuse_unsupported
 from qfleet.trainee import Trainee
@@ -105,6 +106,15 @@ def _check_stepped_in_python(problem: Problem) -> None:
             f"{source_name(problem.source)} has no states that can be counted, which a table needs; "
             "--discretize 10 makes some, --algorithm dqn learns a network"
         )
+
+
+def leave_cores_to_workers(run: RunConfig, num_learners: int = 1) -> None:
+    """Keeps the driver's libraries from starting threads that would fight with busy workers, wherever these live.
+
+    The driver evaluates while they go on, and under pooled it learns.
+    """
+    busy = max(run.workers, num_learners) if run.backend == "threads" else num_cores()
+    set_thread_budget(num_own_threads=busy)
 
 
 def make_fleet(problem: Problem) -> Fleet:

@@ -6,7 +6,7 @@ from functools import partial
 
 import gymnasium
 
-from qfleet.assembly import Problem
+from qfleet.assembly import Problem, leave_cores_to_workers
 from qfleet.backends.budget import num_cores, set_thread_budget
 from qfleet.backends.mpi_launch import checked_job
 from qfleet.deep.gradient_sources import GradientSource, ReplayGradients, RolloutGradients
@@ -96,9 +96,8 @@ def make_topology(
     config, members = problem.settings.topology, NetworkMembers(problem, description)
     if isinstance(config, OverlappedConfig | SerialConfig):
         return _one_learner(problem, members, fleet, config)
-    if problem.settings.run.backend == "threads":
-        learners = config.num_learners if isinstance(config, ApeXConfig) else 1
-        set_thread_budget(num_own_threads=max(problem.settings.run.workers, learners))
+    learners = config.num_learners if isinstance(config, ApeXConfig) else 1
+    leave_cores_to_workers(problem.settings.run, learners)
     if isinstance(config, ModelParallelConfig):
         return _model_parallel(problem, members, fleet, config)
     if isinstance(config, ServicesConfig):

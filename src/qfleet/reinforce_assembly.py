@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import final
 
-from qfleet.assembly import Problem
-from qfleet.backends.budget import set_thread_budget
+from qfleet.assembly import Problem, leave_cores_to_workers
 from qfleet.deep.compiled.reinforce import compiled_reinforce_learner
 from qfleet.deep.episode_gradients import EpisodeGradients
 from qfleet.deep.episodes import EpisodeActor
@@ -68,8 +67,7 @@ def make_reinforce_topology(
     """The topology with its members."""
     settings, run, members = problem.settings, problem.settings.run, EpisodeMembers(problem, description)
     learner = members.make_learner(settings.reinforce, run.seed)
-    if run.backend == "threads":
-        set_thread_budget(num_own_threads=run.workers)
+    leave_cores_to_workers(run)
     if isinstance(settings.topology, ServerConfig):
         served = _served(problem, members, learner)
         return ParameterServer(fleet, served, settings.topology, restarts)
