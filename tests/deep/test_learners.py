@@ -139,6 +139,43 @@ def test_a_batch_from_elsewhere_is_learned_like_one_drawn_here(kind: str) -> Non
             np.testing.assert_array_equal(given.save_state()[name], array, err_msg=name)
 
 
+def stacked_batches(shape: NetworkShape, config: DQNConfig, num_batches: int) -> Batch:
+    """Minibatches in arrays with one more axis in front."""
+    replay, drawn = filled_replay(shape, config), []
+    for number in range(1, num_batches + 1):
+        drawn.append(empty_batch(config.batch_size, shape.layout, shape.frame_stack, 0))
+        draw(replay.view(), 5, number, 0.4, drawn[-1])
+    return Batch(*(np.stack(parts) for parts in zip(*drawn, strict=True)))
+
+
+@pytest.mark.parametrize("kind", ["compiled", "torch"])
+def test_batches_given_together_are_learned_like_one_after_the_other(kind: str) -> None:
+    config, shape = replace(CONFIG, priority_exponent=0.0), SHAPES["mlp-dueling"]
+    together, one_by_one = make_learner(kind, config), make_learner(kind, config)
+    batches = stacked_batches(shape, config, 9)
+    errors = together.learn_batches(batches)
+    expected = [one_by_one.learn_batch(Batch(*(part[number] for part in batches))) for number in range(9)]
+    np.testing.assert_array_equal(errors, expected)
+    assert together.num_updates == 9
+    assert together.take_statistics() == pytest.approx(one_by_one.take_statistics(), rel=1e-5)
+    for name, array in one_by_one.save_state().items():
+        if isinstance(array, np.ndarray):
+            np.testing.assert_array_equal(together.save_state()[name], array, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", ["compiled", "torch"])
+def test_of_batches_given_together_those_before_one_that_is_not_finite_are_learned(kind: str) -> None:
+    config, shape = replace(CONFIG, priority_exponent=0.0), SHAPES["mlp-dueling"]
+    learner, sound = make_learner(kind, config), make_learner(kind, config)
+    batches = stacked_batches(shape, config, 5)
+    sound.learn_batches(Batch(*(part[:2] for part in batches)))
+    batches.rewards[2, 3] = np.nan
+    with pytest.raises(NonFiniteError, match="update 3 is not finite"):
+        learner.learn_batches(batches)
+    assert learner.num_updates == 2
+    np.testing.assert_array_equal(learner.publish().vector, sound.publish().vector)
+
+
 @pytest.mark.parametrize("kind", ["compiled", "torch"])
 def test_the_gradient_of_two_half_batches_is_that_of_the_whole(kind: str) -> None:
     config = replace(CONFIG, priority_exponent=0.0)

@@ -49,10 +49,13 @@ class Learner(ABC):
         Raises NonFiniteError, with the values as they were before the update at fault, if its loss or
         gradient is not finite.
         """
-        made = self._learn(view, num_updates, importance_exponent)
-        self.num_updates += made
-        self._num_summed += made
-        if made < num_updates:
+        self._count(self._learn(view, num_updates, importance_exponent), num_updates)
+
+    def _count(self, num_made: int, num_asked: int) -> None:
+        """Of a block of updates; NonFiniteError if it ended early."""
+        self.num_updates += num_made
+        self._num_summed += num_made
+        if num_made < num_asked:
             raise self._not_finite()
 
     def gradient(self, batch: Batch) -> Gradient:
@@ -93,6 +96,14 @@ class Learner(ABC):
         gradient = self.gradient(batch)
         self.apply(gradient)
         return gradient.td_errors
+
+    def learn_batches(self, batches: Batch) -> NDArray[np.float32]:
+        """The same from each of some minibatches in turn: their arrays have one more axis in front.
+
+        Returns the TD errors (num_batches, batch).
+        """
+        numbers = range(len(batches.actions))
+        return np.array([self.learn_batch(Batch(*(part[number] for part in batches))) for number in numbers])
 
     def _not_finite(self) -> NonFiniteError:
         return NonFiniteError(

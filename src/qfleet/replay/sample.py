@@ -85,9 +85,14 @@ class Sample:
 
     def batches(self, importance_exponent: float) -> list[Batch]:
         """The minibatches with their weights, as views; `rows` are those of the shards, one after the other."""
+        stacked = self.stacked(importance_exponent)
+        return [Batch(*(part[number] for part in stacked)) for number in range(self.num_batches)]
+
+    def stacked(self, importance_exponent: float) -> Batch:
+        """The same as one, with an axis more in front of each array: (num_batches, ...)."""
         weights = importance_weights(self.probabilities(), self.num_alive, importance_exponent)
         rows = np.concatenate([drawn.rows for drawn in self.drawn], axis=1)
-        columns = (
+        return Batch(
             rows,
             self.observations,
             self.next_action_masks,
@@ -96,7 +101,6 @@ class Sample:
             self.discounts,
             weights,
         )
-        return [Batch(*(column[number] for column in columns)) for number in range(self.num_batches)]
 
     def split(self, td_errors: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """What of `td_errors` (num_batches, batch) belongs to each of `drawn`, (num_batches, part)."""

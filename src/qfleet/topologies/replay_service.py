@@ -34,8 +34,8 @@ class Learned:
 
 def learn_sample(learner: Learner, sample: Sample, importance_exponent: float) -> Learned:
     """Makes an update from every minibatch of the sample."""
-    errors = [learner.learn_batch(_writable(batch)) for batch in sample.batches(importance_exponent)]
-    return learned_from(learner, sample, errors)
+    errors = learner.learn_batches(_writable(sample.stacked(importance_exponent)))
+    return learned_from(learner, sample, list(errors))
 
 
 def learned_from(learner: Learner, sample: Sample, td_errors: Sequence[NDArray[np.float32]]) -> Learned:

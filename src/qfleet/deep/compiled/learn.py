@@ -14,7 +14,7 @@ from qfleet.deep.losses import td_loss
 from qfleet.deep.optimizer import adam, move_towards
 from qfleet.deep.targets import bootstrapped_targets
 from qfleet.kernels import kernel
-from qfleet.replay.replay import draw, update_priorities
+from qfleet.replay.replay import Batch, draw, update_priorities
 
 
 class Vectors(NamedTuple):
@@ -103,3 +103,44 @@ def learn_block(
         sums[1] += np.mean(np.abs(td_errors))
         sums[2] += norm
     return num_updates
+
+
+@kernel
+def batch_at(batches, number):
+    """Minibatch `number` of some whose arrays have one more axis in front."""
+    return Batch(
+        batches.rows[number],
+        batches.observations[number],
+        batches.next_action_masks[number],
+        batches.actions[number],
+        batches.rewards[number],
+        batches.discounts[number],
+        batches.weights[number],
+    )
+
+
+@kernel
+def learn_batches(plan, rule, vectors, batches, num_updates_before, sums):
+    """An update from each of `batches`, whose arrays have one more axis in front, as `learn_block` makes them.
+
+    Returns how many were made, and the TD errors (num_batches, batch).
+    """
+    num_batches, num = batches.actions.shape
+    scratch = make_scratch(plan, num, batches.observations.shape[2])
+    gradient = np.empty(len(vectors.parameters), np.float32)
+    targets, td_errors = np.empty(num, np.float32), np.empty((num_batches, num), np.float32)
+    value_deltas = np.empty((num, plan.num_actions), np.float32)
+    for i in range(num_batches):
+        batch = batch_at(batches, i)
+        loss = gradient_step(
+            plan, rule, vectors, batch, scratch, gradient, targets, td_errors[i], value_deltas
+        )
+        if not np.isfinite(loss):
+            return i, td_errors
+        norm = optimize(rule, vectors, gradient, num_updates_before + i + 1)
+        if not np.isfinite(norm):
+            return i, td_errors
+        sums[0] += loss
+        sums[1] += np.mean(np.abs(td_errors[i]))
+        sums[2] += norm
+    return num_batches, td_errors
