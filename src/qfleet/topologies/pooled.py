@@ -22,12 +22,14 @@ from qfleet.deep.members import NetworkRun, worker_seed
 from qfleet.deep.parameters import Parameters
 from qfleet.errors import QfleetError
 from qfleet.fleet import Fleet, Future
+from qfleet.replay.replay import Batch
 from qfleet.replay.sample import Drawn, Sample, concatenate
 from qfleet.replay.shard import load_shard, save_shard
 from qfleet.topologies.account import Done
 from qfleet.topologies.crew import START_SECONDS, Crew
 from qfleet.topologies.lost_members import Member
 from qfleet.topologies.parameter_board import ParameterBoard
+from qfleet.topologies.replay_service import writable
 from qfleet.topologies.restarts import Restarts
 from qfleet.topologies.services import ServicesTopology
 from qfleet.topologies.topology import Turn
@@ -173,15 +175,17 @@ class Pooled(ServicesTopology):
         if self._drawn is None:
             return
         sample, errors = self._drawn, []
-        self._num_alive = sample.num_alive
+        self._num_alive, self._drawn = sample.num_alive, None
         exponent = self._run.config.importance_exponent_at(self._num_steps / self._run.total_steps)
-        for batch in sample.batches(exponent):
-            errors.append(self._learner.learn_batch(batch))
-            if self._learner.num_updates - self._published >= self._config.publish_every_updates:
+        left = writable(sample.stacked(exponent))
+        while len(left.actions):
+            until_publishing = self._published + self._config.publish_every_updates - self.num_updates
+            errors.append(self._learner.learn_batches(Batch(*(part[:until_publishing] for part in left))))
+            left = Batch(*(part[until_publishing:] for part in left))
+            if self.num_updates - self._published >= self._config.publish_every_updates:
                 self._publish()
-        self._drawn = None
         if self._run.config.priority_exponent:
-            for drawn, part in zip(sample.drawn, sample.split(np.array(errors)), strict=True):
+            for drawn, part in zip(sample.drawn, sample.split(np.concatenate(errors)), strict=True):
                 self._agents.call(drawn.shard, "prioritize", drawn, part)
 
     def _publish(self) -> None:

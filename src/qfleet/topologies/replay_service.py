@@ -34,7 +34,7 @@ class Learned:
 
 def learn_sample(learner: Learner, sample: Sample, importance_exponent: float) -> Learned:
     """Makes an update from every minibatch of the sample."""
-    errors = learner.learn_batches(_writable(sample.stacked(importance_exponent)))
+    errors = learner.learn_batches(writable(sample.stacked(importance_exponent)))
     return learned_from(learner, sample, list(errors))
 
 
@@ -46,7 +46,7 @@ def learned_from(learner: Learner, sample: Sample, td_errors: Sequence[NDArray[n
     return Learned(len(td_errors), learner.num_updates, sample.drawn, parts)
 
 
-def _writable(batch: Batch) -> Batch:
+def writable(batch: Batch) -> Batch:
     """What comes from another process is read-only: kernels would be compiled for it too, and PyTorch warns of it."""
     return Batch(*(part if part.flags.writeable else part.copy() for part in batch))
 
