@@ -32,14 +32,14 @@ def largest_staleness(backend: str, steps: int) -> float:
             checkpoint_every_steps=NEVER,
             out=f"{folder}/run",
         )
-        lines = [line for line in read_metrics(Path(folder) / "run") if "fleet/staleness_p99" in line]
-    means = np.mean([line["fleet/staleness"] for line in lines])
+        lines = [line for line in read_metrics(Path(folder) / "run") if "fleet/actor/staleness_p99" in line]
+    means = np.mean([line["fleet/actor/staleness"] for line in lines])
     print(
         f"         on {backend}: {run.summary['steps_per_second']:.0f} steps/s, "
         f"{run.summary['updates_per_second']:.0f} updates/s, {means:.0f} updates old on average",
         flush=True,
     )
-    return max(line["fleet/staleness_p99"] for line in lines)
+    return max(line["fleet/actor/staleness_p99"] for line in lines)
 
 
 def main(steps: int, backends: list[str]) -> bool:
