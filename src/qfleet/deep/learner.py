@@ -12,7 +12,7 @@ from qfleet.deep.dqn import DQNConfig
 from qfleet.deep.exploration import epsilon_greedy
 from qfleet.deep.networks import NetworkShape
 from qfleet.deep.parameters import Parameters
-from qfleet.errors import NonFiniteError
+from qfleet.errors import NonFiniteError, QfleetError
 from qfleet.replay.replay import Batch, ReplayView, draw, empty_batch, fill, update_priorities
 
 
@@ -104,6 +104,17 @@ class Learner(ABC):
         """
         numbers = range(len(batches.actions))
         return np.array([self.learn_batch(Batch(*(part[number] for part in batches))) for number in numbers])
+
+    def use_threads(self, num_threads: int) -> None:
+        """From now on so many threads make each update of `learn_batches` together, a part of the minibatch each.
+
+        The same updates up to rounding. Raises QfleetError where there cannot be so many.
+        """
+        if num_threads != 1:
+            raise QfleetError(
+                f"{num_threads} threads of a learner are for compiled networks; PyTorch's takes 1, and shares out "
+                "its products by itself"
+            )
 
     def _not_finite(self) -> NonFiniteError:
         return NonFiniteError(

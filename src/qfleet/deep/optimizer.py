@@ -17,16 +17,8 @@ def global_norm(gradient):
 
 
 @kernel
-def adam(parameters, gradient, first, second, num_updates, learning_rate, epsilon, max_norm):
-    """One step of Adam (Kingma & Ba 2015, arXiv 1412.6980, algorithm 1) in place; betas 0.9 and 0.999.
-
-    The gradient (num_parameters,) is scaled down to norm `max_norm` first, if that is finite and it is longer.
-    `num_updates` counts this step, from 1. Returns the norm before clipping; where that is not finite, nothing
-    is changed.
-    """
-    norm = global_norm(gradient)
-    if not np.isfinite(norm):
-        return norm
+def adam_step(parameters, gradient, first, second, num_updates, learning_rate, epsilon, max_norm, norm):
+    """The same for some of the parameters, where the whole gradient's norm is known, and finite."""
     factor = np.float32(max_norm / (norm + 1e-6)) if norm > max_norm else np.float32(1)
     step_size = np.float32(learning_rate / (1.0 - 0.9**num_updates))
     correction = np.float32(1.0 / math.sqrt(1.0 - 0.999**num_updates))
@@ -38,6 +30,19 @@ def adam(parameters, gradient, first, second, num_updates, learning_rate, epsilo
         first[i] = decay_1 * first[i] + rest_1 * g
         second[i] = decay_2 * second[i] + rest_2 * g * g
         parameters[i] -= step_size * first[i] / (np.sqrt(second[i]) * correction + small)
+
+
+@kernel
+def adam(parameters, gradient, first, second, num_updates, learning_rate, epsilon, max_norm):
+    """One step of Adam (Kingma & Ba 2015, arXiv 1412.6980, algorithm 1) in place; betas 0.9 and 0.999.
+
+    The gradient (num_parameters,) is scaled down to norm `max_norm` first, if that is finite and it is longer.
+    `num_updates` counts this step, from 1. Returns the norm before clipping; where that is not finite, nothing
+    is changed.
+    """
+    norm = global_norm(gradient)
+    if np.isfinite(norm):
+        adam_step(parameters, gradient, first, second, num_updates, learning_rate, epsilon, max_norm, norm)
     return norm
 
 

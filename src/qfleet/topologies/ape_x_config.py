@@ -16,6 +16,8 @@ class ApeXConfig:
     """Services that the replay is shared out over."""
     num_learners: int = 1
     """Services that share the work of every minibatch; the updates are those of one."""
+    learner_threads: int = 1
+    """Threads that make each update of the only learner together, a part of the minibatch each."""
     block_steps: int = 64
     """Steps of an actor between two deliveries, rounded up to whole steps of its environments."""
     batches_per_sample: int = 8
@@ -29,6 +31,7 @@ class ApeXConfig:
         for name in (
             "num_shards",
             "num_learners",
+            "learner_threads",
             "block_steps",
             "batches_per_sample",
             "publish_every_updates",
@@ -41,6 +44,12 @@ class ApeXConfig:
             raise QfleetError(
                 f"num_learners is {self.num_learners}; every learner is told the gradients of all others, so more than "
                 f"{_MOST_LEARNERS} would do little else"
+            )
+
+        if self.num_learners > 1 and self.learner_threads > 1:
+            raise QfleetError(
+                f"num_learners is {self.num_learners}, learner_threads {self.learner_threads}: several learners have one "
+                "thread each; learner_threads 1, or num_learners 1, works"
             )
 
     def check_shares(self, batch_size: int) -> None:

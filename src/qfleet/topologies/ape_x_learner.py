@@ -35,6 +35,7 @@ class ApeXLearner:
         self._config, self._board, self._number, self._published = config, board, number, 0
         # What a module draws (dropout) is each one's own, as its part of a minibatch is.
         self._learner = run.members.make_learner(run.config, worker_seed(run.seed, number))
+        self._learner.use_threads(config.learner_threads)
         self._learner.warm_start(run.initial)
         self._sample: Sample | None = None
         self._parts: Iterator[Batch] = iter(())

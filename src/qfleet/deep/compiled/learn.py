@@ -27,10 +27,11 @@ class Vectors(NamedTuple):
 
 
 @kernel
-def gradient_step(plan, rule, vectors, batch, scratch, gradient, targets, td_errors, value_deltas):
-    """Fills `gradient` (num_parameters,) with that of the minibatch's loss; returns the loss."""
-    num = len(batch.rows)
-    observations, next_observations = batch.observations[:num], batch.observations[num:]
+def gradient_at(
+    plan, rule, vectors, batch, next_observations, scratch, gradient, targets, td_errors, value_deltas
+):
+    """The same with the next observations given apart; those acted on come first in the batch's own."""
+    observations = batch.observations[: len(batch.rows)]
     next_values = forward(plan, vectors.target, next_observations, scratch).copy()
     selecting_values = next_values
     if rule.double:
@@ -42,6 +43,15 @@ def gradient_step(plan, rule, vectors, batch, scratch, gradient, targets, td_err
     loss = td_loss(values, batch.actions, targets, batch.weights, rule.huber_limit, td_errors, value_deltas)
     backward(plan, vectors.parameters, value_deltas, scratch, gradient)
     return loss
+
+
+@kernel
+def gradient_step(plan, rule, vectors, batch, scratch, gradient, targets, td_errors, value_deltas):
+    """Fills `gradient` (num_parameters,) with that of the minibatch's loss; returns the loss."""
+    next_observations = batch.observations[len(batch.rows) :]
+    return gradient_at(
+        plan, rule, vectors, batch, next_observations, scratch, gradient, targets, td_errors, value_deltas
+    )
 
 
 @kernel

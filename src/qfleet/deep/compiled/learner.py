@@ -1,5 +1,6 @@
 """The learner and the policy on compiled kernels: one call a block, no interpreter lock, no PyTorch."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, final
 
 import numpy as np
@@ -8,12 +9,16 @@ from numpy.typing import NDArray
 from qfleet.deep.compiled.layers import forward, make_scratch
 from qfleet.deep.compiled.learn import Vectors, batch_gradient, learn_batches, learn_block, optimize
 from qfleet.deep.compiled.plan import Plan
+from qfleet.deep.compiled.together import learn_part, make_meeting
 from qfleet.deep.dqn import DQNConfig
 from qfleet.deep.learner import Gradient, Learner, Policy
 from qfleet.deep.networks import NetworkShape, compiled_plan
 from qfleet.deep.optimizer import move_towards
 from qfleet.deep.parameters import Parameters, check_same_network, initial_parameters
+from qfleet.errors import QfleetError
 from qfleet.replay.replay import Batch, ReplayView
+
+_TIMEOUT_SECONDS = 60.0
 
 
 @final
@@ -44,6 +49,7 @@ class CompiledLearner(Learner):
         super().__init__(config, shape, num_mask_actions, seed)
         self._plan, slots = compiled_plan(shape)
         self._num_inputs = shape.num_inputs
+        self._helpers: ThreadPoolExecutor | None = None
         parameters = initial_parameters(slots, seed)
         self._vectors = Vectors(
             parameters, parameters.copy(), np.zeros_like(parameters), np.zeros_like(parameters)
@@ -65,10 +71,43 @@ class CompiledLearner(Learner):
 
     def learn_batches(self, batches: Batch) -> NDArray[np.float32]:
         """See `Learner.learn_batches`; one compiled call, as each hand-over of the interpreter lock may take 5 ms."""
+        if self._helpers is not None:
+            return self._learn_together(batches, self._helpers)
         made, td_errors = learn_batches(
             self._plan, self._rule, self._vectors, batches, self.num_updates, self._sums
         )
         self._count(made, len(td_errors))
+        return td_errors
+
+    def use_threads(self, num_threads: int) -> None:
+        """See `Learner.use_threads`."""
+        if not 1 <= num_threads <= self.config.batch_size:
+            raise QfleetError(
+                f"{num_threads} threads cannot share a minibatch of {self.config.batch_size}; "
+                f"1 to {self.config.batch_size} can"
+            )
+        self._meeting = make_meeting(num_threads, len(self._vectors.parameters))
+        self._helpers = ThreadPoolExecutor(num_threads - 1) if num_threads > 1 else None
+
+    def _learn_together(self, batches: Batch, helpers: ThreadPoolExecutor) -> NDArray[np.float32]:
+        """This thread's part and, at the same time, those of the others."""
+        self._meeting.arrived[0] = 0
+        td_errors = np.empty(batches.actions.shape, np.float32)
+        given = (
+            self._plan,
+            self._rule,
+            self._vectors,
+            batches,
+            self.num_updates,
+            self._sums,
+            self._meeting,
+        )
+        ranks = range(1, len(self._meeting.losses))
+        others = [helpers.submit(learn_part, *given, rank, td_errors) for rank in ranks]
+        made = [learn_part(*given, 0, td_errors), *(other.result(_TIMEOUT_SECONDS) for other in others)]
+        if -1 in made:
+            raise QfleetError("a thread of the learner has not come to an update within half a minute")
+        self._count(made[0], len(td_errors))
         return td_errors
 
     def _gradient(self, batch: Batch) -> Gradient:
