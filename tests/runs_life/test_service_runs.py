@@ -51,6 +51,7 @@ def test_steps_are_those_asked_for_and_the_updates_owed_are_made(
 @pytest.mark.parametrize("topology", SERVICES)
 def test_three_workers_with_few_environments_and_a_short_last_block(topology: str, tmp_path: Path) -> None:
     changes = {"num_shards": 2} if topology in ("ape-x", "parameter-server") else {}
+    changes |= {"learner_threads": 2} if topology == "ape-x" else {}
     views: list[FleetView] = []
     run = tiny(tmp_path / "run", topology, workers=3, on_status=partial(_keep_view, views), **changes)
     assert_counts(run.summary, topology, num_workers=3)
@@ -216,6 +217,7 @@ def test_what_cannot_be_is_refused(topology: str, changes: dict[str, Any], said:
         ("parameter-server", "num_shards"),
         ("ape-x", "num_shards"),
         ("ape-x", "batches_per_sample"),
+        ("ape-x", "learner_threads"),
         ("ape-x", "publish_every_updates"),
     ],
 )
