@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from qfleet.deep.compiled.layers import make_scratch
 from qfleet.deep.compiled.learn import gradient_at
 from qfleet.deep.compiled.meeting import meet
-from qfleet.deep.optimizer import adam_step, move_towards
+from qfleet.deep.optimizer import adam_step, global_norm, move_towards
 from qfleet.kernels import kernel
 from qfleet.replay.replay import Batch
 
@@ -57,17 +57,17 @@ def add_up(gradients, num, start, end):
 
     `gradients` are means over each thread's part of the `num` transitions.
     """
-    num_threads = len(gradients)
+    num_threads, added = len(gradients), gradients[0, start:end]
     for rank in range(num_threads):
         size = num * (rank + 1) // num_threads - num * rank // num_threads
-        share = np.float32(size / num)
-        for j in range(start, end):
-            added = share * gradients[rank, j]
-            gradients[0, j] = added if rank == 0 else gradients[0, j] + added
-    total = 0.0
-    for j in range(start, end):
-        total += np.float64(gradients[0, j]) * np.float64(gradients[0, j])
-    return total
+        share, own = np.float32(size / num), gradients[rank, start:end]
+        if rank == 0:
+            for j in range(len(added)):
+                added[j] *= share
+        else:
+            for j in range(len(added)):
+                added[j] += share * own[j]
+    return global_norm(added) ** 2
 
 
 @kernel
