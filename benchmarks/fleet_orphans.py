@@ -15,7 +15,7 @@ from timing import verdict
 from qfleet.runs.metrics import read_metrics
 
 NUM_ACTORS = 4
-START_SECONDS, RUN_SECONDS, END_SECONDS = 120.0, 3.0, 30.0
+START_SECONDS, RUN_SECONDS, END_SECONDS = 120.0, 3.0, 90.0
 
 
 def start_run(backend: str, run: Path) -> subprocess.Popen[bytes]:
