@@ -48,8 +48,8 @@ class ApeXConfig:
 
         if self.num_learners > 1 and self.learner_threads > 1:
             raise QfleetError(
-                f"num_learners is {self.num_learners}, learner_threads {self.learner_threads}: several learners have one "
-                "thread each; learner_threads 1, or num_learners 1, works"
+                f"num_learners is {self.num_learners}, learner_threads {self.learner_threads}: several learners "
+                "have one thread each; learner_threads 1, or num_learners 1, works"
             )
 
     def check_shares(self, batch_size: int) -> None:
