@@ -19,7 +19,8 @@ from slow_environments import BurningEnv, burn
 from timing import best_seconds, verdict
 
 STEP_SECONDS = 1e-3
-NUM_ACTORS = 2
+NUM_ACTORS, BLOCK_STEPS = 2, 256
+"""Between two blocks an actor waits for shard and driver to get a core: with blocks of 64 steps that is a tenth."""
 MANY_TURNS = 100_000
 
 
@@ -59,7 +60,12 @@ def fleet_rate(num_turns: int, seconds: float) -> float:
     """The same of two actors of Ape-X, each with its environments in its own process."""
     steps = round(NUM_ACTORS * seconds / STEP_SECONDS)
     return acting_rate(
-        partial(BurningEnv, num_turns), steps, backend="processes", workers=NUM_ACTORS, engine="in-process"
+        partial(BurningEnv, num_turns),
+        steps,
+        backend="processes",
+        workers=NUM_ACTORS,
+        engine="in-process",
+        block_steps=BLOCK_STEPS,
     )
 
 
@@ -77,5 +83,5 @@ def main(seconds: float, num_rounds: int) -> bool:
 
 if __name__ == "__main__":
     asked = sys.argv[1:]
-    seconds, num_rounds = [*asked, "15", "5"][len(asked) :]
+    seconds, num_rounds = [*asked, *["15", "5"][len(asked) :]]
     raise SystemExit(0 if main(float(seconds), int(num_rounds)) else 1)
