@@ -1,7 +1,7 @@
 """MinAtar Breakout, the same steps and updates: Ape-X on threads against serial, each run a process of its own.
 
-Acting is a tenth of MinAtar's work and learning the rest, so two threads of the learner share each minibatch and draw 32
-at once; one thread is reported too. All have the settings tuned for MinAtar and draw by priority, as Ape-X does;
+Acting is a tenth of MinAtar's work and learning the rest, so two threads of the learner share each minibatch and draw
+32 at once; one thread is reported too. All have the settings tuned for MinAtar and draw by priority, as Ape-X does;
 nothing is evaluated or saved before the end. Seconds are those of the metrics, from the start of the run to its last
 step and update.
 Run as `python benchmarks/fleet_minatar.py [STEPS [ROUNDS]]`.
