@@ -16,6 +16,7 @@ from qfleet.deep.networks import decide
 from qfleet.environments import EnvironmentConfig, make
 from qfleet.environments.vector import ObservationLayout
 from qfleet.errors import QfleetError
+from tests.environments.scripted import ScriptedEnv
 
 CONFIG = DQNConfig(priority_exponent=0.6, n_step=3, hidden_sizes=(16,), exploration_steps=200)
 CARTPOLE = ObservationLayout((4,), np.dtype(np.float32), is_image=False)
@@ -83,4 +84,34 @@ def test_a_block_is_neither_lost_nor_given_twice() -> None:
     service.take_block()
     with pytest.raises(QfleetError, match="taken already"):
         service.take_block()
+    service.close()
+
+
+class Broken(ScriptedEnv):
+    """Raises in its 30th step, and never again."""
+
+    def __init__(self) -> None:
+        super().__init__(index=0)
+        self.num_steps = 0
+
+    def step(self, action):
+        self.num_steps += 1
+        if self.num_steps == 30:
+            raise ValueError("once")
+        return super().step(action)
+
+
+def test_after_an_error_nothing_is_gathered_that_fits_nowhere() -> None:
+    vector = make(Broken, EnvironmentConfig(num_envs=1, engine="in-process"))
+    learner = CompiledLearner(CONFIG, decide(CONFIG, vector.layout, 1, vector.num_actions), 0, seed=3)
+    policy, parameters = learner.policy(), learner.publish()
+    service = ActorService(lambda: Actor(vector, policy, CONFIG, num_mask_actions=0, seed=4, block_steps=20))
+    service.start()
+    service.gather(parameters, 1000)
+    service.take_block()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="once"):
+            service.gather(parameters, 1000)
+    service.begin_anew()
+    assert service.gather(parameters, 1000).num_steps == 20
     service.close()

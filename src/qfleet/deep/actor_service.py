@@ -44,15 +44,26 @@ class ActorService:
         """`make_actor` must be picklable where the service is to live in another process."""
         self._actor = make_actor()
         self._block: Block | None = None
+        self._error: Exception | None = None
+        """What the environments have raised: frames are missing from then on."""
 
     def start(self) -> None:
         """Begins a new episode in every environment."""
         self._actor.start()
 
     def gather(self, parameters: Parameters, max_steps: int) -> GatherReport:
-        """Acts for one block, or until `max_steps` steps are made if that is sooner."""
+        """Acts for one block, or until `max_steps` steps are made if that is sooner.
+
+        What the environments raise is raised again by every later call, until `begin_anew`.
+        """
         self._refuse_untaken()
-        gathered = self._actor.gather(parameters, max_steps)
+        if self._error is not None:
+            raise self._error
+        try:
+            gathered = self._actor.gather(parameters, max_steps)
+        except Exception as error:
+            self._error = error
+            raise
         self._block = gathered.block
         num_transitions = len(gathered.block.transitions["frame"])
         return GatherReport(
@@ -78,7 +89,7 @@ class ActorService:
 
     def begin_anew(self) -> int:
         """Breaks all episodes off, for a replay that has nothing of theirs; the number of the first new frame."""
-        self._block = None
+        self._block = self._error = None
         return self._actor.begin_anew()
 
     def close(self) -> None:

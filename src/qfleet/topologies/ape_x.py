@@ -10,6 +10,7 @@
 A limiter keeps the ratio of updates to steps: whoever runs ahead waits (arXiv 1803.00933; the limiter is Reverb's).
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -36,13 +37,13 @@ from qfleet.topologies.services import ServicesTopology
 from qfleet.topologies.topology import Turn
 
 _SLOTS = 2
-"""Samples under way: one is learned from while the next is drawn."""
+"""Of everybody's work: a sample is learned from while the next is drawn, a block delivered while the next is acted."""
 _SNAPSHOT_UPDATES = 1000
 
 
 @final
 class ApeX(ServicesTopology):
-    """A chain of calls for each actor, and two for the learners."""
+    """Two chains of calls for each actor, and two for the learners."""
 
     def __init__(self, fleet: Fleet, run: NetworkRun, config: ApeXConfig, restarts: Restarts) -> None:
         self._run, self._config, timeout = run, config, config.stall_timeout_seconds
@@ -66,7 +67,8 @@ class ApeX(ServicesTopology):
         self._actors = Crew(fleet, "actor", makers, restarts, timeout)
         super().__init__([self._shards, self._learners, self._actors], run.total_steps, timeout)
         self._limiter = self._new_limiter()
-        self._gathering: dict[int, Future] = {}
+        self._gathering: dict[tuple[int, int], Future] = {}
+        """What every actor's slots bring."""
         self._num_stored = [0] * shards
         """Transitions of each shard, as it said last."""
         self._num_updates = 0
@@ -126,13 +128,12 @@ class ApeX(ServicesTopology):
         if self._num_updates >= self._snapshot["updates"] + _SNAPSHOT_UPDATES:
             self._snapshot = self._learners.one(0, "save_state")
         steps = self._config.block_steps
-        for number in range(len(self._actors)):
-            tag = "actor", number
+        for slot, number in itertools.product(range(_SLOTS), range(len(self._actors))):
             may_insert = self._limiter.may_insert(steps) or not self._num_stored[self._place(number)[0]]
-            if tag not in self._chains and self._left_steps() > 0 and may_insert:
-                self._gather(number)
+            if (number, slot) not in self._gathering and self._left_steps() > 0 and may_insert:
+                self._gather(number, slot)
         for slot in range(_SLOTS):
-            if ("learner", slot) not in self._chains and (batches := self._batches_due()):
+            if ("learner", 0, slot) not in self._chains and (batches := self._batches_due()):
                 self._learn(slot, batches)
 
     def _left_steps(self) -> int:
@@ -147,13 +148,13 @@ class ApeX(ServicesTopology):
             return max(0, min(batches, int(self._limiter.balance())))
         return batches if self._limiter.may_sample(batches) else 0
 
-    def _gather(self, number: int) -> None:
+    def _gather(self, number: int, slot: int) -> None:
         """Act, and deliver to the actor's shard."""
         shard, writer = self._place(number)
         steps = max(1, min(self._config.block_steps, self._left_steps()))
-        self._gathering[number] = self._actors.call(number, "gather", steps)
+        self._gathering[number, slot] = self._actors.call(number, "gather", steps)
         block = self._actors.call(number, "take_block")
-        self._chains.watch(("actor", number), self._shards.call(shard, "append", writer, block))
+        self._chains.watch(("actor", number, slot), self._shards.call(shard, "append", writer, block))
 
     def _place(self, actor: int) -> tuple[int, int]:
         """The shard that an actor writes to, and its number as a writer there."""
@@ -170,7 +171,7 @@ class ApeX(ServicesTopology):
             for shard in shards:
                 self._shards.call(shard, "prioritize", learned)
         self._limiter.sample(batches)
-        self._chains.watch(("learner", slot), learned)
+        self._chains.watch(("learner", 0, slot), learned)
 
     def _updates(self, batches: int, samples: Sequence[Future]) -> Future:
         """One learner makes them in one call; several give one another the gradients of their parts."""
@@ -185,12 +186,12 @@ class ApeX(ServicesTopology):
     def _call_learners(self, method: str, *arguments: Any) -> list[Future]:
         return [self._learners.call(number, method, *arguments) for number in range(len(self._learners))]
 
-    def _finish(self, tag: tuple[str, int], future: Future) -> Turn | None:
-        role, number = tag
+    def _finish(self, tag: tuple[str, int, int], future: Future) -> Turn | None:
+        role, number, slot = tag
         if role == "learner":
             self._num_updates = future.result(self._timeout_seconds).version
             return None
-        report: GatherReport = self._acted(self._actors, number, self._gathering.pop(number))
+        report: GatherReport = self._acted(self._actors, number, self._gathering.pop((number, slot)))
         stored: ShardReport = future.result(self._timeout_seconds)
         self._limiter.insert(report.num_steps)
         self._num_stored[self._place(number)[0]] = stored.num_alive
