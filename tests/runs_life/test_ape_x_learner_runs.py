@@ -139,7 +139,12 @@ def test_a_state_makes_all_learners_equal(tmp_path: Path) -> None:
         ({"num_learners": 17}, "num_learners is 17; every learner is told the gradients of all others"),
         (
             {"num_learners": 8, "batch_size": 7},
-            "num_learners is 8, batch_size 7: every learner needs a transition of each minibatch; at most 7",
+            "num_learners is 8, batch_size 7: each needs a transition of every minibatch; at most 7",
+        ),
+        ({"learner_threads": 65}, "learner_threads is 65, batch_size 64: each needs a transition"),
+        (
+            {"num_learners": 2, "learner_threads": 2},
+            "num_learners is 2, learner_threads 2: several learners have one thread each",
         ),
     ],
 )

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from qfleet.errors import QfleetError
+from qfleet.topologies.checks import refuse_below, refuse_no_patience
 
 _MOST_LEARNERS = 16
 """Every learner is told the gradients of all others: with more of them that would be most of what is done."""
@@ -28,24 +29,22 @@ class ApeXConfig:
     """A member that is silent for longer is lost."""
 
     def __post_init__(self) -> None:
-        for name in (
+        refuse_below(
+            self,
+            1,
             "num_shards",
             "num_learners",
             "learner_threads",
             "block_steps",
             "batches_per_sample",
             "publish_every_updates",
-        ):
-            if getattr(self, name) < 1:
-                raise QfleetError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not self.stall_timeout_seconds > 0:
-            raise QfleetError(f"stall_timeout_seconds is {self.stall_timeout_seconds}; it must be above 0")
+        )
+        refuse_no_patience(self)
         if self.num_learners > _MOST_LEARNERS:
             raise QfleetError(
                 f"num_learners is {self.num_learners}; every learner is told the gradients of all others, so more than "
                 f"{_MOST_LEARNERS} would do little else"
             )
-
         if self.num_learners > 1 and self.learner_threads > 1:
             raise QfleetError(
                 f"num_learners is {self.num_learners}, learner_threads {self.learner_threads}: several learners "
@@ -53,9 +52,10 @@ class ApeXConfig:
             )
 
     def check_shares(self, batch_size: int) -> None:
-        """Raises QfleetError if a minibatch has no transition for some of the learners."""
-        if self.num_learners > batch_size:
-            raise QfleetError(
-                f"num_learners is {self.num_learners}, batch_size {batch_size}: every learner needs a transition of "
-                f"each minibatch; at most {batch_size} learners, or a larger --batch-size, work"
-            )
+        """Raises QfleetError if a minibatch has no transition for some of the learners, or of their threads."""
+        for name in ("num_learners", "learner_threads"):
+            if getattr(self, name) > batch_size:
+                raise QfleetError(
+                    f"{name} is {getattr(self, name)}, batch_size {batch_size}: each needs a transition of every "
+                    f"minibatch; at most {batch_size}, or a larger --batch-size, work"
+                )

@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from qfleet.deep.members import NetworkRun, worker_seed
 from qfleet.deep.parameters import Parameters
 from qfleet.deep.rollouts import Rollouts, explorer
-from qfleet.errors import QfleetError
 from qfleet.fleet import Fleet, Future
 from qfleet.replay.replay import Batch
 from qfleet.topologies.account import Done
+from qfleet.topologies.checks import refuse_below, refuse_no_patience
 from qfleet.topologies.crew import START_SECONDS, Crew
 from qfleet.topologies.lost_members import Member
 from qfleet.topologies.restarts import Restarts
@@ -49,10 +49,8 @@ class AsyncNStepConfig:
     """A worker that is silent for longer is lost."""
 
     def __post_init__(self) -> None:
-        if self.rollout_steps < 1:
-            raise QfleetError(f"rollout_steps is {self.rollout_steps}; it must be at least 1")
-        if not self.stall_timeout_seconds > 0:
-            raise QfleetError(f"stall_timeout_seconds is {self.stall_timeout_seconds}; it must be above 0")
+        refuse_below(self, 1, "rollout_steps")
+        refuse_no_patience(self)
 
 
 class Memory(NamedTuple):

@@ -21,11 +21,11 @@ import numpy as np
 from qfleet.deep.actor_service import ActorService, GatherReport
 from qfleet.deep.members import NetworkRun, worker_seed
 from qfleet.deep.parameters import Parameters
-from qfleet.errors import QfleetError
 from qfleet.fleet import Fleet, Future
 from qfleet.replay.recorder import Block
 from qfleet.replay.sample import Sample
 from qfleet.topologies.account import Done
+from qfleet.topologies.checks import refuse_below, refuse_no_patience
 from qfleet.topologies.crew import START_SECONDS, Crew
 from qfleet.topologies.lost_members import Member
 from qfleet.topologies.replay_service import Learned, ReplayService, learn_sample
@@ -46,10 +46,8 @@ class AsynchronousConfig:
     """A member that is silent for longer is lost."""
 
     def __post_init__(self) -> None:
-        if self.block_steps < 1:
-            raise QfleetError(f"block_steps is {self.block_steps}; it must be at least 1")
-        if not self.stall_timeout_seconds > 0:
-            raise QfleetError(f"stall_timeout_seconds is {self.stall_timeout_seconds}; it must be above 0")
+        refuse_below(self, 1, "block_steps")
+        refuse_no_patience(self)
 
 
 class Acted(Protocol):

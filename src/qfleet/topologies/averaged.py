@@ -20,6 +20,7 @@ from qfleet.errors import QfleetError
 from qfleet.fleet import Fleet, Group
 from qfleet.tabular.learner import Advance
 from qfleet.tabular.merging import bounds_of, merge_by_visits, merge_deltas, merge_equal
+from qfleet.topologies.checks import refuse_no_patience
 from qfleet.topologies.restarts import Restarts
 from qfleet.topologies.sync_period import SyncEvery, SyncPeriod
 from qfleet.topologies.table_team import (
@@ -68,8 +69,7 @@ class AveragedConfig:
                 f"sync_growth is {self.sync_growth} and sync_every auto, which chooses the rounds' length itself; "
                 "give one of the two"
             )
-        if not self.stall_timeout_seconds > 0:
-            raise QfleetError(f"stall_timeout_seconds is {self.stall_timeout_seconds}; it must be above 0")
+        refuse_no_patience(self)
 
     def refuse_for_networks(self) -> None:
         """Raises QfleetError for what is of tables alone."""

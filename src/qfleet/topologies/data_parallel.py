@@ -11,9 +11,9 @@ from typing import final
 import numpy as np
 
 from qfleet.deep.task import NetworkLearner, NetworkTask
-from qfleet.errors import QfleetError
 from qfleet.fleet import Fleet, Group
 from qfleet.tabular.learner import Advance
+from qfleet.topologies.checks import refuse_below
 from qfleet.topologies.equal_workers import EqualWorker, EqualWorkers, EqualWorkersConfig
 from qfleet.topologies.restarts import Restarts
 
@@ -27,8 +27,7 @@ class DataParallelConfig(EqualWorkersConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.block_steps < 1:
-            raise QfleetError(f"block_steps is {self.block_steps}; it must be at least 1")
+        refuse_below(self, 1, "block_steps")
 
 
 @final

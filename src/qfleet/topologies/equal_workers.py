@@ -9,10 +9,10 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from qfleet.errors import QfleetError
 from qfleet.fleet import Fleet, Group
 from qfleet.tabular.learner import Advance
 from qfleet.tabular.records import Table
+from qfleet.topologies.checks import refuse_no_patience
 from qfleet.topologies.restarts import Restarts
 from qfleet.topologies.table_team import (
     LearningTask,
@@ -47,8 +47,7 @@ class EqualWorkersConfig:
     """A worker that is silent for longer ends the run with an error."""
 
     def __post_init__(self) -> None:
-        if not self.stall_timeout_seconds > 0:
-            raise QfleetError(f"stall_timeout_seconds is {self.stall_timeout_seconds}; it must be above 0")
+        refuse_no_patience(self)
 
 
 class EqualWorker(TableWorker[Learner], Generic[Learner]):

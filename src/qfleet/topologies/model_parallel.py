@@ -17,9 +17,9 @@ from qfleet.deep.learner import Policy
 from qfleet.deep.networks import NetworkShape
 from qfleet.deep.parameters import Parameters
 from qfleet.deep.split import Split, cut_state, join_states
-from qfleet.errors import QfleetError
 from qfleet.fleet import Fleet, Group
 from qfleet.replay.replay import Batch, Replay, empty_batch
+from qfleet.topologies.checks import refuse_below, refuse_no_patience
 from qfleet.topologies.timed_turns import timed_turns
 from qfleet.topologies.topology import Topology, Turn
 from qfleet.topologies.workers import START_SECONDS, Workers
@@ -38,10 +38,8 @@ class ModelParallelConfig:
     """A worker that is silent for longer ends the run with an error."""
 
     def __post_init__(self) -> None:
-        if self.block_steps < 1:
-            raise QfleetError(f"block_steps is {self.block_steps}; it must be at least 1")
-        if not self.stall_timeout_seconds > 0:
-            raise QfleetError(f"stall_timeout_seconds is {self.stall_timeout_seconds}; it must be above 0")
+        refuse_below(self, 1, "block_steps")
+        refuse_no_patience(self)
 
 
 @dataclass(frozen=True)

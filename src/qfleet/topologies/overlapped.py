@@ -14,6 +14,7 @@ from typing import Any, final
 from qfleet.deep.actor import Gathered
 from qfleet.errors import QfleetError
 from qfleet.fleet_view import FleetView
+from qfleet.topologies.checks import refuse_below, refuse_no_patience
 from qfleet.topologies.looks import Looks
 from qfleet.topologies.metering import Reading
 from qfleet.topologies.one_learner import OneLearner, Team
@@ -33,10 +34,8 @@ class OverlappedConfig:
     """A block that takes longer ends the run with an error."""
 
     def __post_init__(self) -> None:
-        if self.block_steps < 1:
-            raise QfleetError(f"block_steps is {self.block_steps}; it must be at least 1")
-        if not self.stall_timeout_seconds > 0:
-            raise QfleetError(f"stall_timeout_seconds is {self.stall_timeout_seconds}; it must be above 0")
+        refuse_below(self, 1, "block_steps")
+        refuse_no_patience(self)
 
 
 @final

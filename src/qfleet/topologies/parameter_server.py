@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 from qfleet.deep.gradient_sources import Contribution, GradientSource
 from qfleet.deep.optimizer import global_norm
 from qfleet.deep.parameters import Parameters, check_same_network
-from qfleet.errors import NonFiniteError, QfleetError
+from qfleet.errors import NonFiniteError
 from qfleet.fleet import Fleet, Future
 from qfleet.tabular.merging import bounds_of
 from qfleet.topologies.account import Done
+from qfleet.topologies.checks import refuse_below, refuse_no_patience
 from qfleet.topologies.crew import START_SECONDS, Crew
 from qfleet.topologies.lost_members import Member
 from qfleet.topologies.parameter_shard import ParameterShard, PushedGradient, ServerReport, Slice
@@ -48,11 +49,9 @@ class ServerConfig:
     """A member that is silent for longer is lost."""
 
     def __post_init__(self) -> None:
-        for name, least in (("num_shards", 1), ("max_staleness", 0)):
-            if getattr(self, name) < least:
-                raise QfleetError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        if not self.stall_timeout_seconds > 0:
-            raise QfleetError(f"stall_timeout_seconds is {self.stall_timeout_seconds}; it must be above 0")
+        refuse_below(self, 1, "num_shards")
+        refuse_below(self, 0, "max_staleness")
+        refuse_no_patience(self)
 
 
 @dataclass(frozen=True)
@@ -64,8 +63,7 @@ class ParameterServerConfig(ServerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.block_steps < 1:
-            raise QfleetError(f"block_steps is {self.block_steps}; it must be at least 1")
+        refuse_below(self, 1, "block_steps")
 
 
 def none_due(num_steps: int) -> int:

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 from qfleet.errors import QfleetError
 from qfleet.tabular.learner import Task
 from qfleet.tabular.program import Rule
+from qfleet.topologies.checks import refuse_no_patience
 from qfleet.topologies.sync_period import SyncEvery
 
 CutName = Literal["blocks", "graph", "owners"]
@@ -48,8 +49,7 @@ class PartitionedConfig:
                 raise QfleetError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
         if (self.cut == "owners") != bool(self.owners):
             raise QfleetError("--cut owners and --owners FILE go together: give both or neither")
-        if not self.stall_timeout_seconds > 0:
-            raise QfleetError(f"stall_timeout_seconds is {self.stall_timeout_seconds}; it must be above 0")
+        refuse_no_patience(self)
 
     def refuse_for(self, rule: Rule) -> None:
         """Raises QfleetError for what does not work with a rule."""

@@ -20,12 +20,12 @@ from qfleet.deep.actor_service import ActorService, GatherReport
 from qfleet.deep.learner import Learner
 from qfleet.deep.members import NetworkRun, worker_seed
 from qfleet.deep.parameters import Parameters
-from qfleet.errors import QfleetError
 from qfleet.fleet import Fleet, Future
 from qfleet.replay.replay import Batch
 from qfleet.replay.sample import Drawn, Sample, concatenate
 from qfleet.replay.shard import load_shard, save_shard
 from qfleet.topologies.account import Done
+from qfleet.topologies.checks import refuse_below, refuse_no_patience
 from qfleet.topologies.crew import START_SECONDS, Crew
 from qfleet.topologies.lost_members import Member
 from qfleet.topologies.parameter_board import ParameterBoard
@@ -47,11 +47,8 @@ class PooledConfig:
     """An agent that is silent for longer is lost."""
 
     def __post_init__(self) -> None:
-        for name in ("block_steps", "publish_every_updates"):
-            if getattr(self, name) < 1:
-                raise QfleetError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not self.stall_timeout_seconds > 0:
-            raise QfleetError(f"stall_timeout_seconds is {self.stall_timeout_seconds}; it must be above 0")
+        refuse_below(self, 1, "block_steps", "publish_every_updates")
+        refuse_no_patience(self)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from qfleet.deep.actor import Gathered
 from qfleet.errors import QfleetError
 from qfleet.fleet import Fleet, Group
+from qfleet.topologies.checks import refuse_below, refuse_no_patience
 from qfleet.topologies.one_learner import OneLearner, Team
 from qfleet.topologies.table_team import (
     LearningTask,
@@ -35,8 +36,7 @@ class SerialConfig:
     """Steps between two turns of learning, rounded up to whole steps of the vector environment."""
 
     def __post_init__(self) -> None:
-        if self.block_steps < 1:
-            raise QfleetError(f"block_steps is {self.block_steps}; it must be at least 1")
+        refuse_below(self, 1, "block_steps")
 
 
 @final
@@ -88,8 +88,7 @@ class TableSerialConfig:
     def __post_init__(self) -> None:
         if self.block_steps < 0:
             raise QfleetError(f"block_steps is {self.block_steps}; it must not be negative")
-        if not self.stall_timeout_seconds > 0:
-            raise QfleetError(f"stall_timeout_seconds is {self.stall_timeout_seconds}; it must be above 0")
+        refuse_no_patience(self)
 
 
 @final

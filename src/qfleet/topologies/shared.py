@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from qfleet.errors import QfleetError
 from qfleet.fleet import Fleet, Group
+from qfleet.topologies.checks import refuse_no_patience
 from qfleet.topologies.restarts import Restarts
 from qfleet.topologies.table_team import (
     LearningTask,
@@ -41,8 +42,7 @@ class SharedConfig:
     def __post_init__(self) -> None:
         if self.block_steps < 0:
             raise QfleetError(f"block_steps is {self.block_steps}; it must not be negative")
-        if not self.stall_timeout_seconds > 0:
-            raise QfleetError(f"stall_timeout_seconds is {self.stall_timeout_seconds}; it must be above 0")
+        refuse_no_patience(self)
 
 
 @final

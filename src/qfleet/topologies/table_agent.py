@@ -16,6 +16,7 @@ from qfleet.errors import QfleetError
 from qfleet.tabular.learner import Task
 from qfleet.tabular.transitions import Transitions, learn_minibatches
 from qfleet.topologies.asynchronous import Agent, AgentsRun
+from qfleet.topologies.checks import refuse_below, refuse_no_patience
 from qfleet.topologies.replay_service import Learned
 from qfleet.topologies.table_team import new_table
 from qfleet.topologies.transition_replay import TransitionReplay
@@ -43,19 +44,12 @@ class TableAsynchronousConfig:
     """A member that is silent for longer is lost."""
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("block_steps", 1),
-            ("batch_size", 1),
-            ("replay_capacity", 1),
-            ("target_update_every_updates", 0),
-        ):
-            if getattr(self, name) < least:
-                raise QfleetError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        refuse_below(self, 1, "block_steps", "batch_size", "replay_capacity")
+        refuse_below(self, 0, "target_update_every_updates")
         for name, most in (("updates_per_step", 1000), ("target_update_rate", 1)):
             if not 0 < getattr(self, name) <= most:
                 raise QfleetError(f"{name} is {getattr(self, name)}; it must be above 0 and at most {most}")
-        if not self.stall_timeout_seconds > 0:
-            raise QfleetError(f"stall_timeout_seconds is {self.stall_timeout_seconds}; it must be above 0")
+        refuse_no_patience(self)
 
     def updates_due(self, num_steps: int) -> int:
         """Of an agent after so many steps."""
