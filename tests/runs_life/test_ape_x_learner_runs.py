@@ -141,7 +141,7 @@ def test_a_state_makes_all_learners_equal(tmp_path: Path) -> None:
             {"num_learners": 8, "batch_size": 7},
             "num_learners is 8, batch_size 7: each needs a transition of every minibatch; at most 7",
         ),
-        ({"learner_threads": 65}, "learner_threads is 65, batch_size 64: each needs a transition"),
+        ({"learner_threads": 17}, "learner_threads is 17, batch_size 16: each needs a transition"),
         (
             {"num_learners": 2, "learner_threads": 2},
             "num_learners is 2, learner_threads 2: several learners have one thread each",
