@@ -1,6 +1,13 @@
 """Processes that this one has started."""
 
+from collections.abc import Iterable
+
 import psutil
+
+
+def newest(process_ids: Iterable[int]) -> int:
+    """The one that was started last: numbers begin anew when the largest has been given."""
+    return max(process_ids, key=lambda number: (psutil.Process(number).create_time(), number))
 
 
 def children(command: str = "") -> set[int]:

@@ -53,6 +53,7 @@ ALLOWED = {
     "backends/threads.py:ThreadHandle.ask_to_end": _MOMENTS,
     "backends/threads.py:ThreadHandle.call": _MOMENTS,
     "backends/threads.py:ThreadHandle._serve": _ITS_DRIVER_ENDS_IT,
+    "deep/compiled/learner.py:CompiledLearner.use_threads": "its threads meet within so many turns, or give up",
     "deep/gloo.py:GlooGroup.add_up": "the process group was made with a timeout for every message",
     "deep/gloo.py:_address_towards": "nothing is sent, and looking a name up has the resolver's own deadline",
     "environments/processes.py:ProcessEnvironment._receive": "the socket gives up after _TRANSFER_SECONDS",

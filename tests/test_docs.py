@@ -17,8 +17,8 @@ from qfleet.tabular.support import SUPPORTED
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").glob("*.md"))]
 OF_COMMANDS = {"json", "seeds", "out", "config", "quiet", "help", "video", "episodes", "import"}
-OF_OTHERS = {"allow-run-as-root", "oversubscribe", "host", "bind-to", "binary", "head", "port"}
-"""Of mpiexec, ray and pip."""
+OF_OTHERS = {"allow-run-as-root", "oversubscribe", "host", "bind-to", "binary", "head", "port", "backends"}
+"""Of mpiexec, ray, pip and our benchmarks."""
 LETTERS = {"compiled": "w", "python": "p", "tiles": "t"}
 
 

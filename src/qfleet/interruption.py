@@ -6,6 +6,7 @@ itself it kills all ranks within half a second.
 
 import os
 import signal
+import sys
 import threading
 from types import FrameType, TracebackType
 from typing import final
@@ -13,6 +14,7 @@ from typing import final
 from qfleet.launcher import is_launched
 
 _ORDERLY_SECONDS = 4
+_AGAIN_SECONDS = 0.05
 
 
 def _asking() -> tuple[signal.Signals, ...]:
@@ -42,6 +44,7 @@ class Interruption:
         """The signal that came, 0 before."""
         self._orderly = False
         self._previous: dict[int, object] = {}
+        self._previous_hook = sys.unraisablehook
 
     def __bool__(self) -> bool:
         """Whether an end was asked for."""
@@ -61,6 +64,7 @@ class Interruption:
             for number in _asking():
                 self._previous[number] = signal.signal(number, self._handle)
             self._previous[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._too_late)
+            self._previous_hook, sys.unraisablehook = sys.unraisablehook, self._swallowed
         return self
 
     def __exit__(
@@ -69,7 +73,16 @@ class Interruption:
         self.noticed()
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
+        if self._previous:
+            sys.unraisablehook = self._previous_hook
         self._previous.clear()
+
+    def _swallowed(self, told: "sys.UnraisableHookArgs") -> None:
+        """What is raised where C calls Python goes nowhere: an interruption is raised again, a moment later."""
+        if isinstance(told.exc_value, Interrupted):
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
+        else:
+            self._previous_hook(told)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.signal_number:

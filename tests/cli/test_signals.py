@@ -1,13 +1,19 @@
 """SIGINT and SIGTERM: a checkpoint, a summary, and out; the second one at once."""
 
+import ctypes
 import json
+import os
 import signal
 import subprocess
+import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 from conftest import finish, start
+
+from qfleet.interruption import Interrupted, Interruption
 
 FOREVER = (
     "CartPole-v1",
@@ -83,3 +89,15 @@ def test_an_interrupted_sweep_says_which_run_to_go_on_with(tmp_path: Path) -> No
     assert done.code == 130 and len(result["runs"]) == 1, done
     assert result["mean_return"] is None and result["interval"] is None
     assert done.err.splitlines()[-1].endswith(f"qfleet resume {sweep / 'seed-0'}")
+
+
+def test_a_signal_that_a_compiler_swallows_comes_again(capfd: pytest.CaptureFixture[str]) -> None:
+    """As kernels are compiled, C calls Python, where nothing that is raised gets any further."""
+    hook, called = sys.unraisablehook, ctypes.CFUNCTYPE(None)(lambda: time.sleep(1))
+    started = time.monotonic()
+    with pytest.raises(Interrupted), Interruption():
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        called()
+        time.sleep(5)
+    assert time.monotonic() - started < 4 and "ignored" not in capfd.readouterr().err
+    assert sys.unraisablehook is hook

@@ -14,7 +14,7 @@ import pytest
 
 from qfleet.environments import EnvironmentConfig, make
 from qfleet.errors import QfleetError
-from tests.child_processes import children
+from tests.child_processes import children, newest
 from tests.segments import segments
 
 
@@ -79,7 +79,7 @@ def test_a_worker_that_dies_or_fails_is_named_at_once(trouble, said, noted, noth
 
 def test_a_worker_killed_between_steps_is_noticed_within_two_seconds(nothing_left):
     vector = _troubled()
-    os.kill(max(children()), signal.SIGKILL)
+    os.kill(newest(children()), signal.SIGKILL)
     start = time.monotonic()
     with pytest.raises(QfleetError, match="SIGKILL"):
         while time.monotonic() - start < 10:

@@ -91,7 +91,7 @@ def test_losses_leave_them_equal(tmp_path: Path) -> None:
 
 
 def test_without_a_budget_it_says_which_learner_is_lost(tmp_path: Path) -> None:
-    settings = settings_of(2, backend="processes", steps=10**7)
+    settings = settings_of(2, backend="processes", steps=10**7, restarts=0)
     with (
         pytest.raises(FleetError, match=r"^learner 1 \(process \d+\) was killed by SIGKILL"),
         qfleet.begin("CartPole-v1", out=tmp_path / "run", **settings) as training,

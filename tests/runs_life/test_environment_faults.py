@@ -86,7 +86,7 @@ def test_an_environment_that_goes_wrong_costs_a_restart(
     run = faulty(tmp_path / "run", topology, environment, backend, **changes)
     assert 1 <= run.summary["restarts"] <= 2
     assert 3200 <= run.summary["steps"] < 3200 + 2 * 64
-    assert children() == before or backend == "ray"
+    assert children() <= before or backend == "ray"
     said = {
         Raising: "failed with RuntimeError: the robot fell over",
         Hanging: "has not finished",
@@ -166,7 +166,7 @@ def test_a_budget_spent_on_errors_ends_the_run_with_the_last(backend: str, tmp_p
     before = children()
     with pytest.raises((RuntimeError, FleetError), match="the robot fell over") as raised:
         faulty(tmp_path / "run", "ape-x", Raising, backend, steps=20_000, restarts=1)
-    assert children() == before or backend == "ray"
+    assert children() <= before or backend == "ray"
     where = f" on {os.uname().nodename}" if backend == "ray" else ""
     assert re.search(rf"In actor \d \(process \d+{where}\)", "\n".join(raised.value.__notes__))
 

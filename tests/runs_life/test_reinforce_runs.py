@@ -11,7 +11,7 @@ from torch import nn
 
 import qfleet
 from qfleet.errors import QfleetError
-from tests.child_processes import children
+from tests.child_processes import children, newest
 from tests.runs_life.small_worlds import MatchEnv
 from tests.runs_life.tiny import assert_same_bits
 
@@ -75,7 +75,7 @@ def test_a_killed_worker_is_replaced_and_changes_no_bit(whole: dict[str, qfleet.
 
     def kill(status: qfleet.Status) -> None:
         if not killed and status.steps > 1000:
-            killed.append(max(children() - before))
+            killed.append(newest(children() - before))
             os.kill(killed[0], signal.SIGKILL)
 
     run = tiny(tmp_path / "run", "data-parallel", backend="processes", restarts=1, on_status=kill)

@@ -58,7 +58,7 @@ def test_whoever_is_lost_is_replaced_and_the_run_ends_with_the_right_counts(
     assert not plan and summary["stopped_by"] == "steps" and summary["restarts"] == len(PLANS[topology])
     assert 4000 <= summary["steps"] < 4000 + 2 * 64
     assert_owed(topology, summary["steps"], summary["updates"])
-    assert children() == before or backend == "ray"
+    assert children() <= before or backend == "ray"
 
 
 def plan_of(trouble: Trouble, turn: int) -> list[tuple[str, signal.Signals]]:
@@ -198,7 +198,7 @@ def test_without_a_budget_the_run_ends_and_says_who_is_lost(
     where = rf" on {os.uname().nodename}\) .*(died|lost|ended|stopped)" if backend == "ray" else rf"\) {how}"
     said = str(raised.value)
     assert re.match(rf"{member} \(process \d+{where}", said) and "\n" not in said
-    assert children() == before or backend == "ray"
+    assert children() <= before or backend == "ray"
 
 
 @pytest.mark.soak

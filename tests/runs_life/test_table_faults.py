@@ -54,7 +54,7 @@ def test_a_world_that_goes_wrong_in_worker_1_is_what_is_said(
         qfleet.train(faulty(kind, 1e-4), out=tmp_path / "run", backend=backend, **PARTITIONED)
     assert not isinstance(raised.value, FleetError) and "\n" not in str(raised.value)
     assert time.monotonic() - started < 40
-    assert children() == before[0] and threading.active_count() <= before[1]
+    assert children() <= before[0] and threading.active_count() <= before[1]
 
 
 def test_what_goes_wrong_at_once_is_said_before_workers_start(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_worker_that_is_killed_is_named_in_time(tmp_path: Path) -> None:
     assert time.monotonic() - done[0] < 2 + 1  # a second to end the other one
     said = str(raised.value)
     assert f"worker 1 (process {done[1]}" in said and "SIGKILL" in said and "\n" not in said
-    assert children() == before
+    assert children() <= before
 
 
 def test_a_worker_that_is_stopped_is_named(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_worker_that_is_stopped_is_named(tmp_path: Path) -> None:
     assert time.monotonic() - done[0] < 2 + 2 + 2  # a turn before, and the time to end both
     said = str(raised.value)
     assert f"worker 1 (process {done[1]}) was stopped while running advance" in said and "\n" not in said
-    assert children() == before
+    assert children() <= before
 
 
 def slow_step(parameters, state, action, random):

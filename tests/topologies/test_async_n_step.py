@@ -20,7 +20,7 @@ from qfleet.errors import QfleetError
 from qfleet.network_members import NetworkMembers
 from qfleet.topologies.async_n_step import AsyncNStepConfig, AsyncNStepWorker, Memory, make_memory
 from qfleet.tuned import default_settings, with_values
-from tests.child_processes import children
+from tests.child_processes import children, newest
 from tests.runs_life.tiny import assert_same_bits
 
 TINY: dict[str, Any] = {
@@ -162,7 +162,7 @@ def test_a_killed_worker_is_replaced_and_what_was_learned_stays(tmp_path: Path) 
 
     def kill(status: qfleet.Status) -> None:
         if not killed and status.steps > 1000:
-            killed.append(max(children() - before))
+            killed.append(newest(children() - before))
             os.kill(killed[0], signal.SIGKILL)
 
     settings: dict[str, Any] = TINY | {"backend": "processes", "restarts": 1, "steps": 200_000}

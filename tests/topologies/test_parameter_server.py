@@ -23,7 +23,7 @@ from qfleet.topologies.parameter_server import ParameterServerWorker, ServedRun
 from qfleet.topologies.parameter_shard import ParameterShard, PushedGradient
 from qfleet.topologies.step_rules import AdamRule
 from qfleet.tuned import default_settings, with_values
-from tests.child_processes import children
+from tests.child_processes import children, newest
 
 POLICY, BASELINE = AdamRule(0, 7, 0.01, 1e-8, 2.0), AdamRule(7, 12, 0.1, 1e-8, np.inf)
 TINY: dict[str, Any] = {
@@ -180,7 +180,7 @@ def test_a_killed_worker_of_reinforce_is_replaced(tmp_path: Path) -> None:
 
     def kill(status: qfleet.Status) -> None:
         if not killed and status.steps > 1000:
-            killed.append(max(children() - before))
+            killed.append(newest(children() - before))
             os.kill(killed[0], signal.SIGKILL)
 
     settings: dict[str, Any] = TINY | {"topology": "parameter-server", "workers": 2, "steps": 20_000}

@@ -17,7 +17,7 @@ from qfleet.errors import FleetError, QfleetError
 from qfleet.topologies.averaged import Averaged, AveragedConfig
 from qfleet.topologies.restarts import Restarts
 from tests.backends.members import FLEETS
-from tests.child_processes import children
+from tests.child_processes import children, newest
 from tests.tables import table_bytes
 from tests.topologies.table_teams import task_of, world_named
 
@@ -94,7 +94,7 @@ def test_who_is_lost_again_and_again_still_comes_further() -> None:
         for _ in range(20):
             team.advance(team.num_steps + 1)
         assert team._snapshot is not None and team._snapshot.num_steps == 0
-        os.kill(_workers()[-1], signal.SIGKILL)
+        os.kill(newest(_workers()), signal.SIGKILL)
         team.advance(team.num_steps + 1)
         assert team._snapshot.num_steps == 2 * 5000, "after the first call that was made again"
     finally:
@@ -118,7 +118,7 @@ def test_a_spent_budget_ends_the_run_naming_who_was_lost(tmp_path: Path) -> None
     said = str(caught.value)
     assert "worker" in said and "SIGKILL" in said and "all 1 restarts are spent (--restarts)" in said
     assert "\n" not in said and time.monotonic() - started < 60
-    assert _workers() == before
+    assert set(_workers()) <= set(before)
 
 
 @pytest.mark.parametrize(
