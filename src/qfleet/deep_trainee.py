@@ -6,7 +6,7 @@ from typing import Any, final
 
 from qfleet.assembly import Problem, make_fleet
 from qfleet.deep.evaluation import evaluate
-from qfleet.deep.parameters import parameters_of, state_of
+from qfleet.deep.parameters import Parameters, parameters_of, state_of
 from qfleet.deep_assembly import make_policy, make_topology
 from qfleet.environments.vector import VectorEnvironment
 from qfleet.evaluation import Evaluation
@@ -26,6 +26,7 @@ class DeepTrainee(Trainee):
         self._problem, self._config = problem, problem.settings.network
         self._description = problem.description()
         self._evaluators: dict[int, VectorEnvironment] = {}
+        self._evaluated: Parameters | None = None
         self._restarts = Restarts(problem.settings.run.allowed_restarts, report)
         with ExitStack() as stack:
             stack.callback(self._close_evaluators)
@@ -70,7 +71,8 @@ class DeepTrainee(Trainee):
         if num_episodes not in self._evaluators:
             self._evaluators[num_episodes] = self._problem.evaluation_environment(num_episodes)
         environment, limit = self._evaluators[num_episodes], self._problem.settings.run.max_evaluation_steps
-        self._policy.load(self.topology.parameters())
+        self._evaluated = self.topology.parameters()
+        self._policy.load(self._evaluated)
         return evaluate(environment, self._policy, num_episodes, seed, limit, interrupted)
 
     def metrics(self, progressed: Progressed) -> dict[str, float]:
@@ -107,6 +109,10 @@ class DeepTrainee(Trainee):
     def values_state(self) -> dict[str, Any]:
         """The network's parameters and buffers."""
         return state_of(self.topology.parameters())
+
+    def evaluated_state(self) -> dict[str, Any]:
+        """Where services work on while others play, what they have learned by now may do worse."""
+        return self.values_state() if self._evaluated is None else state_of(self._evaluated)
 
     @staticmethod
     def values_of(state: dict[str, Any]) -> dict[str, Any]:

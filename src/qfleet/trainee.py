@@ -91,6 +91,10 @@ class Trainee(ABC):
     def values_state(self) -> dict[str, Any]:
         """The values alone, as the best checkpoint takes them; the key `mean_return` is taken."""
 
+    def evaluated_state(self) -> dict[str, Any]:
+        """The values that were evaluated last, in the same form; where workers rest meanwhile, those of now."""
+        return self.values_state()
+
     @staticmethod
     @abstractmethod
     def values_of(state: dict[str, Any]) -> dict[str, Any]:

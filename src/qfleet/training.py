@@ -240,7 +240,7 @@ class Training:
             return
         try:
             self._store.save_best(
-                self.trainee.num_steps, {"mean_return": mean, **self.trainee.values_state()}
+                self.trainee.num_steps, {"mean_return": mean, **self.trainee.evaluated_state()}
             )
         except QfleetError as error:
             self._report(str(error))

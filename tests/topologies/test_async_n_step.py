@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -216,3 +217,20 @@ def test_cart_pole_is_solved_on_ray_by_way_of_a_parameter_server(seed: int, tmp_
     settings: dict[str, Any] = {"topology": "async-n-step", "workers": 2, "backend": "ray"}
     run = qfleet.train("CartPole-v1", seed=seed, out=tmp_path / "run", **settings)
     assert run.summary["evaluation"]["mean_return"] >= 475, run.summary
+
+
+@pytest.mark.parametrize("backend", ["threads", "processes"])
+def test_what_is_kept_is_what_was_evaluated(backend: str, tmp_path: Path) -> None:
+    """Workers go on learning while others play: what there is afterwards is not what was played."""
+    settings = TINY | {"backend": backend, "steps": 10**7, "evaluate_every_steps": 10**7}
+    with qfleet.begin("CartPole-v1", out=tmp_path / "run", **settings) as training:
+        trainee, turns = training.trainee, iter(training)
+        assert next(turns).steps > 0 and trainee.evaluate(5, 1, lambda: False) is not None
+        evaluated = trainee.evaluated_state()["parameters"].copy()
+        deadline = time.monotonic() + 20
+        while np.array_equal(trainee.values_state()["parameters"], evaluated):
+            assert time.monotonic() < deadline, "nobody has gone on"
+            next(turns)
+        assert np.array_equal(trainee.evaluated_state()["parameters"], evaluated)
+        assert trainee.evaluate(5, 1, lambda: False) is not None
+        assert not np.array_equal(trainee.evaluated_state()["parameters"], evaluated)
