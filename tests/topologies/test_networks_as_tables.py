@@ -22,6 +22,8 @@ SETTINGS: dict[str, Any] = {
     "loss": "squared",
     "double": False,
     "learning_rate": 0.01,
+    "adam_epsilon": 1e-3,  # where errors are small, so are steps: not of the learning rate whatever the error is
+    "batch_size": 256,  # a state seldom visited is in most batches
     "target_update_every_updates": 20,
     "exploration_final": 1.0,
     "exploration_steps": 0,
@@ -49,10 +51,10 @@ SOFT: dict[str, Any] = {"target_update_rate": 0.1, "target_update_every_updates"
 @pytest.mark.parametrize(
     ("topology", "changes"),
     [
-        ("parameter-server", {"steps": 28_000, "num_shards": 2}),
-        ("asynchronous", {"steps": 32_000, "updates_per_step": 0.5}),
+        ("parameter-server", {"steps": 16_000, "num_shards": 2}),
+        ("asynchronous", {"steps": 20_000, "updates_per_step": 0.5}),
         pytest.param(
-            "asynchronous", {"steps": 32_000, "updates_per_step": 0.5} | SOFT, marks=pytest.mark.soak
+            "asynchronous", {"steps": 20_000, "updates_per_step": 0.5} | SOFT, marks=pytest.mark.soak
         ),
     ],
     ids=["parameter-server", "asynchronous", "asynchronous-soft"],
@@ -65,5 +67,5 @@ def test_every_entry_comes_to_the_exact_one(topology: str, changes: dict[str, An
     learned = found.any(axis=1)
     assert learned.sum() == 11  # all but the holes and the goal, which are never acted in
     error = np.abs(found - exact)[learned].max()
-    assert error < 0.03, error
+    assert error < 0.01, error
     assert (found[learned].max(axis=1) > 0.5).all() and exact[learned].max() == pytest.approx(1.0)
