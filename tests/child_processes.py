@@ -5,9 +5,14 @@ from collections.abc import Iterable
 import psutil
 
 
+def by_age(process_ids: Iterable[int]) -> list[int]:
+    """The oldest first: by when they began, as numbers begin anew when the largest has been given."""
+    return sorted(process_ids, key=lambda number: (psutil.Process(number).create_time(), number))
+
+
 def newest(process_ids: Iterable[int]) -> int:
-    """The one that was started last: numbers begin anew when the largest has been given."""
-    return max(process_ids, key=lambda number: (psutil.Process(number).create_time(), number))
+    """The one that was started last."""
+    return by_age(process_ids)[-1]
 
 
 def children(command: str = "") -> set[int]:

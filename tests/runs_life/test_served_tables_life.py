@@ -11,7 +11,7 @@ import pytest
 
 import qfleet
 from qfleet.errors import QfleetError
-from tests.child_processes import children, newest
+from tests.child_processes import by_age, children, newest
 from tests.topologies.services_of_tables import LAKE
 
 STEPS = {"parameter-server": 4_000_000, "asynchronous": 600_000}
@@ -71,7 +71,7 @@ def test_whoever_is_killed_is_replaced_and_the_values_still_come(
 
     def kill(status: qfleet.Status) -> None:
         if not killed and status.steps > STEPS[topology] // 4:
-            members = dict(zip(MEMBERS[topology], sorted(children() - before), strict=True))
+            members = dict(zip(MEMBERS[topology], by_age(children() - before), strict=True))
             killed.append(members[member])
             os.kill(killed[0], signal.SIGKILL)
 

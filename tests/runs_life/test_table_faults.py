@@ -14,7 +14,7 @@ import pytest
 import qfleet
 from qfleet.errors import FleetError, NonFiniteError, QfleetError
 from qfleet.worlds.world import World
-from tests.child_processes import children
+from tests.child_processes import by_age, children
 from tests.runs_life import faulty_worlds
 from tests.runs_life.faulty_worlds import RAISED, RESET, REWARD, STATE, faulty
 
@@ -79,7 +79,7 @@ def do_to_worker_1(number: int, done: list[float]) -> Callable[[qfleet.Status], 
     before = children()
 
     def on_status(status: qfleet.Status) -> None:
-        workers = sorted(children() - before)
+        workers = by_age(children() - before)
         if not done and status.steps > 100_000:
             assert len(workers) == 2
             os.kill(workers[1], number)
