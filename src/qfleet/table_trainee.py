@@ -133,7 +133,6 @@ class TableTrainee(Trainee):
                 made, started = topology.num_steps, time.perf_counter()
                 self._reports = topology.advance(min(end, made + most), self._run.until_change)
                 self._num_rounds += self._reports[0].rounds
-                topology.note(self._reports, topology.num_steps - made)
                 seconds = max(time.perf_counter() - started, 1e-6)
                 most = max(1, int((topology.num_steps - made) / seconds * _LONGEST_TURN_SECONDS))
                 is_partial = topology.num_steps < end and not self._is_still

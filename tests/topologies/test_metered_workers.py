@@ -1,7 +1,6 @@
 """Groups and workers with a meter, on threads."""
 
 import time
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -9,17 +8,12 @@ import pytest
 from qfleet.backends.threads import ThreadFleet
 from qfleet.errors import FleetError
 from qfleet.fleet import Group
+from qfleet.tabular.learner import Advance
 from qfleet.topologies.metered_workers import MeteredGroup, MeteredMaker
-from qfleet.topologies.metering import NOTHING_READ, Reading
+from qfleet.topologies.metering import Reading
 from qfleet.topologies.rounds_account import RoundsAccount
+from qfleet.topologies.table_learning import RoundsReport
 from qfleet.topologies.workers import Workers
-
-
-@dataclass(frozen=True)
-class Report:
-    rounds: int
-    rank: int
-    reading: Reading = NOTHING_READ
 
 
 class Slow:
@@ -28,11 +22,11 @@ class Slow:
     def __init__(self, group: Group) -> None:
         self.group = group
 
-    def advance(self, until_steps: int, until_change: float | None) -> Report:
+    def advance(self, until_steps: int, until_change: float | None) -> RoundsReport:
         self.group.barrier()
         time.sleep(0.1 * self.group.rank)
         self.group.barrier()
-        return Report(1, self.group.rank)
+        return RoundsReport(Advance(), 1, 1)
 
     def wait_alone(self) -> float:
         with pytest.raises(FleetError):
@@ -76,14 +70,20 @@ def test_waiting_in_vain_is_counted_too() -> None:
     assert waited >= 0.5
 
 
+def _report(rounds: int, busy_seconds: float, seconds: float) -> RoundsReport:
+    return RoundsReport(Advance(), 0, rounds, reading=Reading(busy_seconds, seconds))
+
+
 def test_the_driver_sees_workers_and_their_exchanges() -> None:
     account = RoundsAccount(2, None)
-    account.note([Report(8, 0, Reading(3.0, 4.0)), Report(8, 1, Reading(1.0, 4.0))], 400, 100)
+    account.note([_report(8, 3.0, 4.0), _report(8, 1.0, 4.0)], 400)
+    account.note_updates(100)
     found = account.looks.metrics()
     assert found["fleet/worker/steps_per_second"] == 100 and found["fleet/exchange/rounds_per_second"] == 2
     assert found["fleet/worker/busy"] == found["fleet/exchange/busy"] == 0.5
     assert found["fleet/updates_per_step"] == 0.25 and "fleet/worker/restarts" not in found
-    account.note([Report(2, 0, Reading(1.0, 1.0)), Report(2, 1, Reading(1.0, 1.0))], 50, 0)
+    account.note([_report(2, 1.0, 1.0)] * 2, 50)
+    account.note_updates(0)
     found = account.looks.metrics()
     assert found["fleet/worker/steps_per_second"] == 50 and found["fleet/worker/is_bottleneck"] == 1
     assert found["fleet/updates_per_step"] == 0

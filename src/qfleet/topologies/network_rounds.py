@@ -47,10 +47,10 @@ class NetworkRounds(Topology):
             yield self._turn(is_partial=is_partial)
 
     def _advance(self, until_steps: int) -> None:
-        steps, updates = self.num_steps, self._num_updates
+        before = self._num_updates
         self._reports = self._topology.advance(until_steps)
         self._num_updates = int(sum(report.extras["updates"] for report in self._reports))
-        self._topology.account.note(self._reports, self.num_steps - steps, self._num_updates - updates)
+        self._topology.account.note_updates(self._num_updates - before)
 
     def _turn(self, *, is_partial: bool) -> Turn:
         advances = [report.advance for report in self._reports]

@@ -89,6 +89,6 @@ class Window:
 
 def _updates_per_step(begin: Totals, end: Totals) -> float | None:
     steps = end.num_steps - begin.num_steps
-    if end.num_updates is None or begin.num_updates is None or steps <= 0:
+    if end.num_updates is None or steps <= 0:
         return None
-    return (end.num_updates - begin.num_updates) / steps
+    return (end.num_updates - (begin.num_updates or 0)) / steps

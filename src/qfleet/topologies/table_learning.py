@@ -47,10 +47,6 @@ class TableLearning(ABC):
         """Learns until `until_steps` steps are made in all, or values change no more; what the workers did since."""
 
     @abstractmethod
-    def note(self, reports: list[RoundsReport], num_steps: int) -> None:
-        """What `advance` has just brought: for the view of roles."""
-
-    @abstractmethod
     def view(self) -> FleetView | None:
         """How its roles do now; None where there is nothing to tell yet."""
 

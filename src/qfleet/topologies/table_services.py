@@ -43,9 +43,6 @@ class TableServices(TableLearning):
         measured = {name.partition("/")[2]: value for name, value in self._topology.measured().items()}
         return [RoundsReport(advance, self.num_steps, extras=measured)]
 
-    def note(self, reports: list[RoundsReport], num_steps: int) -> None:
-        """Nothing: members are watched as they work."""
-
     def view(self) -> FleetView | None:
         """The topology's."""
         return self._topology.view()

@@ -233,12 +233,9 @@ class TableTopology(TableLearning):
         reports = self._all("advance", min(until_steps, self._task.total_steps), until_change)
         made = self._steps_of(reports)
         self._longest_call_steps = max(self._longest_call_steps, made - self.num_steps)
+        self.account.note(reports, made - self.num_steps)
         self.num_steps = made
         return reports
-
-    def note(self, reports: list[RoundsReport], num_steps: int) -> None:
-        """Into the account."""
-        self.account.note(reports, num_steps, None)
 
     def view(self) -> FleetView | None:
         """Of workers, and their exchanges."""
