@@ -89,6 +89,20 @@ def step_part(rule, vectors, gradient, number, norm, start, end):
 
 
 @kernel
+def fill_part(plan, rule, vectors, batches, number, meeting, rank, bounds, scratch, td_errors):
+    """This thread's row of the gradients, from transitions [bounds) of minibatch `number`; its share of the loss."""
+    num, (first, last) = batches.actions.shape[1], bounds
+    following = batches.observations[number][num + first : num + last]
+    targets = np.empty(last - first, np.float32)
+    value_deltas = np.empty((last - first, plan.num_actions), np.float32)
+    part, gradient = part_at(batches, number, first, last), meeting.gradients[rank]
+    loss = gradient_at(
+        plan, rule, vectors, part, following, scratch, gradient, targets, td_errors[first:last], value_deltas
+    )
+    return loss * (last - first) / num
+
+
+@kernel
 def learn_part(plan, rule, vectors, batches, num_updates_before, sums, meeting, rank, all_errors):
     """What thread `rank` does of an update from each of `batches`; all threads are given the same but for `rank`.
 
@@ -97,37 +111,20 @@ def learn_part(plan, rule, vectors, batches, num_updates_before, sums, meeting, 
     """
     num_threads, num_parameters = meeting.gradients.shape
     num_batches, num = batches.actions.shape
-    first, last = num * rank // num_threads, num * (rank + 1) // num_threads
+    bounds = num * rank // num_threads, num * (rank + 1) // num_threads
     start, end = num_parameters * rank // num_threads, num_parameters * (rank + 1) // num_threads
-    scratch = make_scratch(plan, last - first, batches.observations.shape[2])
-    targets, value_deltas = (
-        np.empty(last - first, np.float32),
-        np.empty((last - first, plan.num_actions), np.float32),
-    )
-    num_meetings = 0
+    scratch = make_scratch(plan, bounds[1] - bounds[0], batches.observations.shape[2])
     for i in range(num_batches):
-        loss = gradient_at(
-            plan,
-            rule,
-            vectors,
-            part_at(batches, i, first, last),
-            batches.observations[i][num + first : num + last],
-            scratch,
-            meeting.gradients[rank],
-            targets,
-            all_errors[i][first:last],
-            value_deltas,
+        meeting.losses[rank] = fill_part(
+            plan, rule, vectors, batches, i, meeting, rank, bounds, scratch, all_errors[i]
         )
-        meeting.losses[rank] = loss * (last - first) / num
-        num_meetings += 1
-        if not meet(meeting.arrived, num_meetings * num_threads):
+        if not meet(meeting.arrived, (3 * i + 1) * num_threads):
             return -1
         loss = np.sum(meeting.losses)
         if not np.isfinite(loss):
             return i
         meeting.squares[rank] = add_up(meeting.gradients, num, start, end)
-        num_meetings += 1
-        if not meet(meeting.arrived, num_meetings * num_threads):
+        if not meet(meeting.arrived, (3 * i + 2) * num_threads):
             return -1
         norm = math.sqrt(np.sum(meeting.squares))
         if not np.isfinite(norm):
@@ -137,7 +134,6 @@ def learn_part(plan, rule, vectors, batches, num_updates_before, sums, meeting, 
             sums[0] += loss
             sums[1] += np.mean(np.abs(all_errors[i]))
             sums[2] += norm
-        num_meetings += 1
-        if not meet(meeting.arrived, num_meetings * num_threads):
+        if not meet(meeting.arrived, (3 * i + 3) * num_threads):
             return -1
     return num_batches
