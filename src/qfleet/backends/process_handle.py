@@ -106,9 +106,8 @@ class ProcessHandle:
         if self._process.poll() is None:
             self._process.kill()
         self._thread.join(_END_SECONDS)
-        with contextlib.suppress(
-            subprocess.TimeoutExpired
-        ):  # a disk or a driver keeps it from ending: not for us
+        # A disk or a driver may keep it from ending: that is not for us to wait for.
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_END_SECONDS)
         self._channel.close()
 
