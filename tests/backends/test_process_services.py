@@ -2,6 +2,7 @@
 
 import functools
 import os
+import signal
 import threading
 import time
 from typing import Any
@@ -51,6 +52,12 @@ class Service:
         time.sleep(seconds)
         return time.monotonic()
 
+    def process_id(self) -> int:
+        return os.getpid()
+
+    def same(self, value: Any) -> Any:
+        return value
+
     def environment(self) -> list[str | None]:
         return [os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")]
 
@@ -76,6 +83,45 @@ def test_calls_run_in_order_and_services_run_beside_one_another(fleet: ProcessFl
     naps = [handle.call("nap", 0.4) for handle in (one, two)]
     assert all(nap.result(10) - started < 0.75 for nap in naps)
     assert one.call("environment").result(10) == ["1", "1", "1"]
+
+
+def test_the_next_call_is_there_before_the_one_before_it_is_over(fleet: ProcessFleet) -> None:
+    """Whoever hears of the first takes half a second over it; the process has gone on meanwhile."""
+    one = fleet.start("one", Service)
+    one.call("note", 0).result(60)
+    first = one.call("nap", 0.2)
+    first.when_done(lambda: time.sleep(0.5))
+    assert one.call("nap", 0.0).result(10) - first.result(10) < 0.3
+
+
+def test_large_calls_and_answers_do_not_wait_for_one_another(fleet: ProcessFleet) -> None:
+    """Of bytes alone, more than a connection holds: neither side may write while the other does."""
+    one = fleet.start("one", Service)
+    values = [[str(number + i) for i in range(100_000)] for number in range(4)]
+    futures = [one.call("same", value) for value in values]
+    assert [future.result(20) for future in futures] == values
+
+
+def test_what_was_sent_to_a_process_that_dies_says_so_too(fleet: ProcessFleet) -> None:
+    one, two = fleet.start("one", Service), fleet.start("two", Service)
+    process_id = one.call("process_id").result(60)
+    calls = [one.call("nap", 30), one.call("note", 1), one.call("note", two.call("raise_error", "division"))]
+    two.call("note", 0).result(10)
+    os.kill(process_id, signal.SIGKILL)
+    for future in calls:
+        with pytest.raises(
+            FleetError, match=rf"one \(process {process_id}\) was killed by SIGKILL while running nap"
+        ):
+            future.result(10)
+
+
+def test_a_call_that_was_given_a_failure_waits_for_its_turn_to_say_so(fleet: ProcessFleet) -> None:
+    one, two = fleet.start("one", Service), fleet.start("two", Service)
+    nap = one.call("nap", 0.3)
+    failed = one.call("note", two.call("raise_error", "division"))
+    with pytest.raises(ZeroDivisionError):
+        failed.result(10)
+    assert nap.result(0.0) and one.call("note", 3).result(10) == [3]
 
 
 def test_errors_come_with_type_message_and_traceback_and_the_service_lives_on(fleet: ProcessFleet) -> None:

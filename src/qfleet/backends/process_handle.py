@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future as PythonFuture
 from dataclasses import replace
@@ -28,6 +29,10 @@ from qfleet.launcher import without_launcher
 _STOPPED_SECONDS = 1.0
 """After Ctrl-Z all processes of a run go on together; one that does not for so long is lost."""
 _END_SECONDS = 1.0
+_MOST_SENT = 2
+"""Calls that a process has: while it runs one, the next is there already, so that it waits for nobody in between."""
+_MOST_BYTES_AHEAD = 2**14
+"""Of a call that is sent while another runs: the connection has to hold it, as the process is not reading."""
 _ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
 )
@@ -41,10 +46,19 @@ class _Queued(NamedTuple):
     """Without what was given to it."""
     given: list[CallFuture]
 
+    def can_go_ahead(self) -> bool:
+        """Whether it can be sent at once, and all of it, while the process does something else."""
+        answers = [future.answer for future in self.given]
+        if not all(answer.done() and answer.exception() is None for answer in answers):
+            return False
+        replies = [answer.result() for answer in answers]
+        num_bytes = sum(len(packed.data) for packed in (self.call.own, *(reply.packed for reply in replies)))
+        return all(reply.is_result for reply in replies) and num_bytes <= _MOST_BYTES_AHEAD
+
 
 @final
 class ProcessHandle:
-    """A process and the thread that carries calls to it, one at a time."""
+    """A process and the thread that carries calls to it, which it runs one at a time."""
 
     def __init__(self, name: str, start: ServiceStart, on_death: Callable[[str], None]) -> None:
         """`on_death` is told, once, how the process ended, if nobody asked it to."""
@@ -123,12 +137,14 @@ class ProcessHandle:
         self.started.set_result(None)
         self._begin.wait()
         self._make()
-        while (queued := self._next()) is not None:
-            try:
-                queued.answer.set_result(self._run(queued.call, queued.given))
-            except BaseException as error:  # told to whoever waits for the result
-                queued.answer.set_exception(error)
+        sent: deque[_Queued] = deque()
+        while (queued := self._next(sent)) is not None:
+            while sent and (len(sent) == _MOST_SENT or not queued.can_go_ahead()):
+                self._hear(sent)
+            self._pass_on(queued, sent)
             del queued  # with the memory of its arguments
+        while sent:
+            self._hear(sent)
         self._quit()
 
     def _make(self) -> None:
@@ -138,27 +154,65 @@ class ProcessHandle:
             self._failure = None if made.is_result else made
         self._doing = "waiting for a call"
 
-    def _run(self, call: Call, given: list[CallFuture]) -> Reply:
-        """What the method came to; if what it was given has failed, what that came to."""
+    def _next(self, sent: deque[_Queued]) -> _Queued | None:
+        """The next call; until there is one, hears of those that were sent, and looks whether the process is there."""
+        while True:
+            while sent and self._queue.empty():
+                self._hear(sent)
+            try:
+                return self._queue.get(timeout=LOOK_SECONDS)
+            except queue.Empty:
+                if self._death is None and self._process.poll() is not None:
+                    self._note_death()
+
+    def _pass_on(self, queued: _Queued, sent: deque[_Queued]) -> None:
+        """Sends a call; one that is in vain is answered at once."""
+        try:
+            failed, given = self._given(queued)
+            if failed is not None:
+                queued.answer.set_result(failed)
+                return
+            if not sent:
+                self._doing = f"running {queued.call.method}"
+            self._send(replace(queued.call, given=given))
+        except BaseException as error:  # told to whoever waits for the result
+            queued.answer.set_exception(error)
+        else:
+            sent.append(queued)
+
+    def _given(self, queued: _Queued) -> tuple[Reply | None, tuple[Reply, ...]]:
+        """Why a call is not to be sent, if it is not, and what it was given; FleetError if nobody is there."""
         if self._death is not None:
             raise FleetError(self._death)
         if self._failure is not None:
-            return self._failure
-        replies: list[Reply] = [wait_for(future.answer, self._check_alive) for future in given]
-        for reply in replies:
-            if not reply.is_result:
-                return reply
-        self._doing = f"running {call.method}"
+            return self._failure, ()
+        given = tuple(wait_for(future.answer, self._check_alive) for future in queued.given)
+        return next((reply for reply in given if not reply.is_result), None), given
+
+    def _hear(self, sent: deque[_Queued]) -> None:
+        """Waits for what the first of the calls comes to that were sent."""
+        queued = sent.popleft()
         try:
-            return self._ask(replace(call, given=tuple(replies)))
-        finally:
-            self._doing = "waiting for a call"
+            queued.answer.set_result(self._receive())
+        except BaseException as error:  # told to whoever waits for the result
+            queued.answer.set_exception(error)
+        self._doing = f"running {sent[0].call.method}" if sent else "waiting for a call"
 
     def _ask(self, message: ServiceStart | Call) -> Reply:
         """Sends a message and gives what comes back; FleetError if the process ends before."""
+        self._send(message)
+        return self._receive()
+
+    def _send(self, message: ServiceStart | Call) -> None:
         self._looks_stopped = 0
         try:
             self._channel.send(message)
+        except (EOFError, OSError):
+            raise FleetError(self._note_death()) from None
+
+    def _receive(self) -> Reply:
+        self._looks_stopped = 0
+        try:
             reply: Reply = self._channel.receive()
         except (EOFError, OSError):
             raise FleetError(self._note_death()) from None
@@ -178,15 +232,6 @@ class ProcessHandle:
             self._look()
         except EOFError:
             raise FleetError(self._note_death()) from None
-
-    def _next(self) -> _Queued | None:
-        """The next call; meanwhile looks whether the process is still there."""
-        while True:
-            try:
-                return self._queue.get(timeout=LOOK_SECONDS)
-            except queue.Empty:
-                if self._death is None and self._process.poll() is not None:
-                    self._note_death()
 
     def _note_death(self) -> str:
         if self._death is not None:
