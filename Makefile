@@ -58,6 +58,7 @@ bench-fleet: test-install  ## The figures of several workers of networks in docs
 	-$(BIN)/python benchmarks/ape_x_data_path.py threads
 	-$(BIN)/python benchmarks/ape_x_data_path.py processes
 	-$(BIN)/python benchmarks/ape_x_data_path.py ray
+	-$(BIN)/python benchmarks/agents_together.py
 	-$(BIN)/python benchmarks/fleet_staleness.py
 	-$(BIN)/python benchmarks/fleet_sleeping.py
 	-$(BIN)/python benchmarks/fleet_burning.py
