@@ -1,4 +1,4 @@
-"""Settings of Ape-X: how its replay and its learners are shared out, and how often who tells whom."""
+"""Settings of Ape-X: actors that only act, a prioritized replay in shards, learners that only learn (Horgan 2018)."""
 
 from dataclasses import dataclass
 
