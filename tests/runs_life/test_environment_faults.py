@@ -54,6 +54,9 @@ class NotFinite(Moody):
 class Rare(ScriptedEnv):
     """Raises once in a thousand steps, by its own random numbers."""
 
+    def __init__(self) -> None:
+        super().__init__(index=0)
+
     def step(self, action):
         if self.np_random.random() < 1e-3:
             raise RuntimeError("the robot fell over")
@@ -104,7 +107,7 @@ def test_an_environment_that_raises_once_in_a_thousand_steps(
     """Ten times in ten thousand steps, on average."""
     run = faulty(tmp_path / "run", topology, Rare, backend, steps=10_000, restarts=60)
     assert 1 <= run.summary["restarts"] <= 26 and run.summary["steps"] >= 10_000
-    assert_owed(topology, run.summary["steps"], run.summary["updates"] + 26)
+    assert_owed(topology, run.summary["steps"], run.summary["updates"], 26)
 
 
 class Leaking(ScriptedEnv):
@@ -140,7 +143,8 @@ def test_an_environment_that_leaks_costs_a_restart_when_its_memory_is_full(
 
     run = faulty(tmp_path / "run", topology, leaking, backend, steps=1000, restarts=8)
     assert 1 <= run.summary["restarts"] <= 5 and 1000 <= run.summary["steps"] < 1000 + 4 * 64
-    assert re.search(rf"{WHO_ACTS[topology]} \d failed with MemoryError.*new workers", capfd.readouterr().err)
+    told = rf"{WHO_ACTS[topology]} \d .*(failed with|could not run \w+:) MemoryError.*new workers"
+    assert re.search(told, capfd.readouterr().err)
 
 
 @pytest.mark.parametrize("topology", WITH_DUES)
