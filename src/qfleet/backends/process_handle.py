@@ -49,9 +49,9 @@ class _Queued(NamedTuple):
     def can_go_ahead(self) -> bool:
         """Whether it can be sent at once, and all of it, while the process does something else."""
         answers = [future.answer for future in self.given]
-        if not all(answer.done() and answer.exception() is None for answer in answers):
+        if not all(answer.done() and answer.exception(0.0) is None for answer in answers):
             return False
-        replies = [answer.result() for answer in answers]
+        replies = [answer.result(0.0) for answer in answers]
         num_bytes = sum(len(packed.data) for packed in (self.call.own, *(reply.packed for reply in replies)))
         return all(reply.is_result for reply in replies) and num_bytes <= _MOST_BYTES_AHEAD
 
