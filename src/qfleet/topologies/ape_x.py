@@ -67,6 +67,9 @@ class ApeX(ServicesTopology):
         self._actors = Crew(fleet, "actor", makers, restarts, timeout)
         super().__init__([self._shards, self._learners, self._actors], run.total_steps, timeout)
         self._limiter = self._new_limiter()
+        self._mean_epsilon = float(
+            np.mean([ladder(run.config, actor, actors).exploration_final for actor in range(actors)])
+        )
         self._gathering: dict[tuple[int, int], Future] = {}
         """What every actor's slots bring."""
         self._num_stored = [0] * shards
@@ -100,9 +103,7 @@ class ApeX(ServicesTopology):
 
     def exploration_rate(self) -> float:
         """The mean of the ladder."""
-        actors = self._run.num_workers
-        rates = [ladder(self._run.config, actor, actors).exploration_final for actor in range(actors)]
-        return float(np.mean(rates))
+        return self._mean_epsilon
 
     def prepare(self) -> None:
         """Lets all services begin, the learners with a snapshot."""
