@@ -75,6 +75,19 @@ def test_an_edit_of_another_module_changes_the_key(tmp_path: Path, monkeypatch) 
     assert old == key_of(tmp_path / "unused", SOURCE, monkeypatch, HELPERS.replace("x + 1", "x + 2"))
 
 
+def test_equal_worlds_of_two_modules_have_keys_of_their_own() -> None:
+    """A cached kernel imports the module of its functions, which may be another's by the time it is loaded."""
+    keys = {name: _key_in(name) for name in ("one", "other", "__main__", "__mp_main__")}
+    assert len({keys["one"], keys["other"], keys["__main__"]}) == 3
+    assert keys["__mp_main__"] == keys["__main__"], "what a child that was spawned calls its parent's script"
+
+
+def _key_in(module: str) -> str:
+    names = {"__name__": module}
+    exec("def step(state):\n    return state + 1\n", names)  # noqa: S102 - what an import does
+    return fingerprint(names["step"])
+
+
 def _key_and_step(pickled: bytes) -> tuple[str, object]:
     world = pickle.loads(pickled)  # noqa: S301  (our own bytes)
     return world.key, world.step(world.parameters, 14, 3, 0.5)

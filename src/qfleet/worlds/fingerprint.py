@@ -1,4 +1,4 @@
-"""A digest of jitted functions by which kernels are cached on disk: equal for equal code, in every process."""
+"""A digest of jitted functions by which kernels are cached on disk: equal for equal code of equal modules."""
 
 import hashlib
 from collections.abc import Callable
@@ -15,7 +15,8 @@ _FOREIGN = ("numpy", "math", "cmath", "numba", "scipy", "builtins")
 def fingerprint(*functions: Callable[..., Any] | None) -> str:
     """A digest of the functions' code, of what they call and of the constants they refer to.
 
-    Kernels are cached on disk by it: an edited world is compiled anew, an unchanged one is not.
+    Kernels are cached on disk by it: an edited world is compiled anew, an unchanged one is not. The name of the module
+    is part of it, since a cached kernel imports the module of its functions when it is loaded.
     """
     digest = hashlib.sha256()
     for function in functions:
@@ -51,6 +52,9 @@ def _add(digest: "hashlib._Hash", value: Any, seen: set[int]) -> None:
 
 def _add_function(digest: "hashlib._Hash", function: Any, seen: set[int]) -> None:
     seen.add(id(function))
+    module = function.__module__ or ""
+    # A child that was spawned calls its parent's script __mp_main__.
+    digest.update(("__main__" if module == "__mp_main__" else module).encode())
     _add(digest, function.__code__, seen)
     _add(digest, function.__defaults__, seen)
     names = _names(function.__code__)
