@@ -1,8 +1,8 @@
 """An environment that computes for 1 ms a step in Python: two process actors against two processes that only step it.
 
 The work of a step is counted, not timed. The machine's speed changes, so the plain processes run before and after
-every run of the fleet, which is compared with their mean; the figure is the median of these ratios. The plain processes begin at the same moment and step one environment each,
-without a policy, a recorder or a replay.
+every run of the fleet, which is compared with their mean; the figure is the median of these ratios. The plain processes
+begin at the same moment and step one environment each, without a policy, a recorder or a replay.
 Run as `python benchmarks/fleet_burning.py [SECONDS [ROUNDS]]`.
 """
 

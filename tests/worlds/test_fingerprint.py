@@ -84,7 +84,7 @@ def test_equal_worlds_of_two_modules_have_keys_of_their_own() -> None:
 
 def _key_in(module: str) -> str:
     names = {"__name__": module}
-    exec("def step(state):\n    return state + 1\n", names)  # noqa: S102 - what an import does
+    exec("def step(state):\n    return state + 1\n", names)
     return fingerprint(names["step"])
 
 
