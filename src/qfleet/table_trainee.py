@@ -180,9 +180,17 @@ class TableTrainee(Trainee):
             (returns / episodes,) if episodes else (),
             (lengths / episodes,) if episodes else (),
             self._reports[0].largest_change,
-            self.error() if exact is not None and is_due else None,
+            self._error_to_stop_at() if exact is not None and is_due else None,
             is_partial,
         )
+
+    def _error_to_stop_at(self) -> float | None:
+        """The error; where it is small enough to stop, that of values that nobody changes any more."""
+        error, wanted = self.error(), self._run.until_error
+        if error is None or wanted is None or error > wanted:
+            return error
+        self._started().come_to_rest()
+        return self.error()
 
     def error(self) -> float | None:
         """The largest distance from the exact fixed point; None where that is not known."""

@@ -102,6 +102,7 @@ def test_two_workers_learn_what_one_learns_and_others_go_on(pair: ModelParallel)
     assert (second.num_steps, pair.num_updates) == (240, learner.num_updates) == (240, 105)
     assert first.returns + second.returns == returns and len(returns) > 5
     assert sum(first.lengths + second.lengths) <= 240 and second.statistics["replay/size"] == len(replay)
+    _assert_roles(pair.role_metrics())
     state = pair.save_state()
     np.testing.assert_allclose(pair.parameters().vector, learner.publish().vector, atol=1e-5)
     np.testing.assert_allclose(
@@ -109,6 +110,13 @@ def test_two_workers_learn_what_one_learns_and_others_go_on(pair: ModelParallel)
     )
     _goes_on_alone(state)
     _goes_on_with_other_workers(state, pair)
+
+
+def _assert_roles(metrics: dict[str, float]) -> None:
+    """Worker 0 acts while the other only computes its parts: it has more to do."""
+    assert metrics["fleet/worker_0/is_bottleneck"] == 1 - metrics["fleet/other_worker/is_bottleneck"] == 1
+    assert 0 < metrics["fleet/other_worker/busy"] < metrics["fleet/worker_0/busy"] <= 1
+    assert metrics["fleet/updates_per_step"] == pytest.approx(105 / 240)
 
 
 def _goes_on_alone(state: dict[str, Any]) -> None:
@@ -130,6 +138,10 @@ def _goes_on_with_other_workers(state: dict[str, Any], pair: ModelParallel) -> N
     reports = [topology.advance(MAX_STEPS) for topology in (pair, other)]
     assert reports[0].num_steps == reports[1].num_steps == MAX_STEPS
     assert reports[0].returns == reports[1].returns and len(reports[0].returns) > 5
+    rate = other.role_metrics()["fleet/worker_0/steps_per_second"]
+    assert rate * reports[1].reading.seconds == pytest.approx(MAX_STEPS - 240), (
+        "those of others are not its own"
+    )
     np.testing.assert_allclose(pair.parameters().vector, other.parameters().vector, atol=1e-4)
     other.close()
     fleet.close()

@@ -71,7 +71,9 @@ class ApeX(ServicesTopology):
             np.mean([ladder(run.config, actor, actors).exploration_final for actor in range(actors)])
         )
         self._gathering: dict[tuple[int, int], Future] = {}
-        """What every actor's slots bring."""
+        """The blocks that every actor's slots bring, until they are stored."""
+        self._gathered: dict[tuple[int, int], GatherReport] = {}
+        """Reports of those that are being stored."""
         self._num_stored = [0] * shards
         """Transitions of each shard, as it said last."""
         self._num_updates = 0
@@ -150,29 +152,34 @@ class ApeX(ServicesTopology):
         return batches if self._limiter.may_sample(batches) else 0
 
     def _gather(self, number: int, slot: int) -> None:
-        """Act, and deliver to the actor's shard."""
-        shard, writer = self._place(number)
+        """A block; it is delivered once it is there: a shard does what it is asked in order, and would wait."""
         steps = max(1, min(self._config.block_steps, self._left_steps()))
-        self._gathering[number, slot] = self._actors.call(number, "gather", steps)
-        block = self._actors.call(number, "take_block")
-        self._chains.watch(("actor", number, slot), self._shards.call(shard, "append", writer, block))
+        self._chains.watch(("actor", number, slot), self._actors.call(number, "gather", steps))
+        self._gathering[number, slot] = self._actors.call(number, "take_block")
+
+    def _deliver(self, number: int, slot: int) -> None:
+        """To the actor's shard."""
+        shard, writer = self._place(number)
+        stored = self._shards.call(shard, "append", writer, self._gathering[number, slot])
+        self._chains.watch(("block", number, slot), stored)
 
     def _place(self, actor: int) -> tuple[int, int]:
         """The shard that an actor writes to, and its number as a writer there."""
         return actor % len(self._shards), actor // len(self._shards)
 
     def _learn(self, slot: int, batches: int) -> None:
-        """Equal parts of minibatches from every shard; updates; priorities."""
-        run = self._run
-        part = -(-run.config.batch_size // len(self._shards))
+        """Equal parts of minibatches from every shard, and updates."""
+        part = -(-self._run.config.batch_size // len(self._shards))
         shards = range(len(self._shards))
         samples = [self._shards.call(shard, "sample", batches, part) for shard in shards]
-        learned = self._updates(batches, samples)
-        if run.config.priority_exponent:
-            for shard in shards:
-                self._shards.call(shard, "prioritize", learned)
         self._limiter.sample(batches)
-        self._chains.watch(("learner", 0, slot), learned)
+        self._chains.watch(("learner", 0, slot), self._updates(batches, samples))
+
+    def _prioritize(self, learned: Future) -> None:
+        """What was drawn; once it is learned from, so that no sample waits for it in a shard's line."""
+        if self._run.config.priority_exponent:
+            for shard in range(len(self._shards)):
+                self._shards.call(shard, "prioritize", learned)
 
     def _updates(self, batches: int, samples: Sequence[Future]) -> Future:
         """One learner makes them in one call; several give one another the gradients of their parts."""
@@ -191,8 +198,14 @@ class ApeX(ServicesTopology):
         role, number, slot = tag
         if role == "learner":
             self._num_updates = future.result(self._timeout_seconds).version
+            self._prioritize(future)
             return None
-        report: GatherReport = self._acted(self._actors, number, self._gathering.pop((number, slot)))
+        if role == "actor":
+            self._gathered[number, slot] = self._acted(self._actors, number, future)
+            self._deliver(number, slot)
+            return None
+        del self._gathering[number, slot]
+        report = self._gathered.pop((number, slot))
         stored: ShardReport = future.result(self._timeout_seconds)
         self._limiter.insert(report.num_steps)
         self._num_stored[self._place(number)[0]] = stored.num_alive
@@ -202,7 +215,9 @@ class ApeX(ServicesTopology):
 
     def _take_in(self, lost: Sequence[Member]) -> None:
         """If a learner was lost, all go back to the snapshot; what a lost shard held is gathered anew."""
+        unstored = {number for number, _ in self._gathering}
         self._gathering.clear()
+        self._gathered.clear()
         if any(crew is self._learners for crew, _ in lost):
             self._load_learners(self._snapshot)
         elif len(self._learners) > 1:
@@ -215,7 +230,7 @@ class ApeX(ServicesTopology):
             self._num_stored[shard] = 0
         for number in range(len(self._actors)):
             shard, writer = self._place(number)
-            if number in actors or shard in shards:
+            if number in actors or number in unstored or shard in shards:
                 first = self._actors.one(number, "begin_anew")
                 self._shards.one(shard, "restart_writer", writer, first)
 
@@ -240,7 +255,7 @@ class ApeX(ServicesTopology):
         return self._lasting(self._state)
 
     def _state(self) -> dict[str, Any]:
-        self._come_to_rest()
+        self.come_to_rest()
         actors = {}
         for number in range(len(self._actors)):
             shard, writer = self._place(number)

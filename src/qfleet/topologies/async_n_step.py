@@ -260,7 +260,7 @@ class AsyncNStep(ServicesTopology):
         return self._lasting(self._state)
 
     def _state(self) -> dict[str, Any]:
-        self._come_to_rest()
+        self.come_to_rest()
         workers = self._workers.all("save_state", timeout_seconds=START_SECONDS)
         return {
             "workers": {str(rank): state for rank, state in enumerate(workers)},

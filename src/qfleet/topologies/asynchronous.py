@@ -12,7 +12,7 @@ al. 2015.
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, final
 
@@ -107,10 +107,6 @@ class Agent(Protocol):
 
     def set_parameters(self, parameters: Parameters) -> None:
         """Begins from these."""
-        ...
-
-    def statistics(self) -> dict[str, float]:
-        """Means since the last call."""
         ...
 
     def save_state(self) -> dict[str, Any]:
@@ -216,7 +212,8 @@ class AsynchronousAgent(Agent):
         """Updates of its own network."""
         if sample is None:
             return Learned(0, self._learner.num_updates)
-        return learn_sample(self._learner, sample, importance_exponent)
+        learned = learn_sample(self._learner, sample, importance_exponent)
+        return replace(learned, statistics=self._learner.take_statistics())
 
     def parameters(self) -> Parameters:
         """Its online network's."""
@@ -225,10 +222,6 @@ class AsynchronousAgent(Agent):
     def set_parameters(self, parameters: Parameters) -> None:
         """Begins from these."""
         self._learner.warm_start(parameters)
-
-    def statistics(self) -> dict[str, float]:
-        """Means since the last call."""
-        return self._learner.take_statistics()
 
     def save_state(self) -> dict[str, Any]:
         """Environments and networks; `take_block` gives what belongs before them."""
@@ -258,7 +251,11 @@ class Asynchronous(ServicesTopology):
         makers = [partial(run.make_agent, rank) for rank in range(workers)]
         self._agents = Crew(fleet, "agent", makers, restarts, stall_timeout_seconds)
         super().__init__([self._replay, self._agents], run.total_steps, stall_timeout_seconds)
-        self._acting: dict[int, Future] = {}
+        self._blocks: dict[int, Future] = {}
+        """What agents gather, or learn after."""
+        self._reports: dict[int, Acted] = {}
+        """Reports of those that learn."""
+        self._statistics: list[dict[str, float]] = []
         self._steps, self._updates = [0] * workers, [0] * workers
         self._recent = [deque[float](maxlen=_RECENT_EPISODES) for _ in range(workers)]
 
@@ -287,34 +284,43 @@ class Asynchronous(ServicesTopology):
 
     def _start_idle(self) -> None:
         for rank in range(len(self._agents)):
-            if rank not in self._chains and self._steps[rank] < self._share(rank):
-                self._start(rank)
+            if rank not in self._blocks and self._steps[rank] < self._share(rank):
+                self._act(rank)
 
     def _share(self, rank: int) -> int:
         """Steps of one agent in the whole run."""
         total, workers = self._run.total_steps, len(self._agents)
         return total // workers + (rank < total % workers)
 
-    def _start(self, rank: int) -> None:
-        """Act, store, draw, learn; blocks and samples go from service to service."""
-        run, agents, replay = self._run, self._agents, self._replay
-        steps = min(run.block_steps, self._share(rank) - self._steps[rank])
-        due = run.updates_due(self._steps[rank] + steps) - self._updates[rank]
-        exponent = run.importance_exponent_at(self.num_steps / run.total_steps)
-        self._acting[rank] = agents.call(rank, "act", steps)
-        replay.call(0, "append", rank, agents.call(rank, "take_block"))
-        sample = replay.call(0, "sample", max(0, due), run.batch_size)
-        learned = agents.call(rank, "learn", sample, exponent)
-        if run.is_prioritized:
-            replay.call(0, "prioritize", learned)
-        self._chains.watch(rank, learned)
+    def _act(self, rank: int) -> None:
+        """A block; it is stored once it is there: the replay does what it is asked in order, and would wait."""
+        steps = min(self._run.block_steps, self._share(rank) - self._steps[rank])
+        self._chains.watch(("act", rank), self._agents.call(rank, "act", steps))
+        self._blocks[rank] = self._agents.call(rank, "take_block")
 
-    def _finish(self, tag: int, future: Future) -> Turn:
-        report: Acted = self._acted(self._agents, tag, self._acting.pop(tag))
-        learned: Learned = future.result(self._timeout_seconds)
-        self._steps[tag] += report.num_steps
-        self._updates[tag] += learned.num_updates
-        self._recent[tag].extend(report.returns)
+    def _learn(self, rank: int, num_steps: int) -> None:
+        """Store, draw, and make the updates that are due with so many steps more."""
+        run, replay = self._run, self._replay
+        due = run.updates_due(self._steps[rank] + num_steps) - self._updates[rank]
+        exponent = run.importance_exponent_at(self.num_steps / run.total_steps)
+        replay.call(0, "append", rank, self._blocks[rank])
+        sample = replay.call(0, "sample", max(0, due), run.batch_size)
+        self._chains.watch(("learn", rank), self._agents.call(rank, "learn", sample, exponent))
+
+    def _finish(self, tag: tuple[str, int], future: Future) -> Turn | None:
+        stage, rank = tag
+        if stage == "act":
+            self._reports[rank] = self._acted(self._agents, rank, future)
+            self._learn(rank, self._reports[rank].num_steps)
+            return None
+        report, learned = self._reports.pop(rank), future.result(self._timeout_seconds)
+        del self._blocks[rank]
+        self._steps[rank] += report.num_steps
+        self._updates[rank] += learned.num_updates
+        self._statistics += [learned.statistics] if learned.statistics else []
+        self._recent[rank].extend(report.returns)
+        if self._run.is_prioritized:
+            self._replay.call(0, "prioritize", future)
         lengths = tuple(float(length) for length in report.lengths)
         return Turn(report.num_episodes, tuple(report.returns), lengths)
 
@@ -324,7 +330,10 @@ class Asynchronous(ServicesTopology):
         for rank in newcomers:
             self._agents.one(rank, "set_parameters", self._parameters_for(newcomers))
         has_new_replay = any(crew is self._replay for crew, _ in lost)
-        for rank in range(len(self._agents)) if has_new_replay else newcomers:
+        unstored = set(self._blocks)
+        self._blocks.clear()
+        self._reports.clear()
+        for rank in range(len(self._agents)) if has_new_replay else sorted(unstored.union(newcomers)):
             first = self._agents.one(rank, "begin_anew")
             self._replay.one(0, "restart_writer", rank, first)
 
@@ -349,8 +358,8 @@ class Asynchronous(ServicesTopology):
         self._agents.all("set_parameters", parameters, timeout_seconds=START_SECONDS)
 
     def measured(self) -> dict[str, float]:
-        """The agents' means."""
-        found = self._lasting(partial(self._agents.all, "statistics"))
+        """The agents' means since the last call."""
+        found, self._statistics = self._statistics, []
         names = set().union(*found)
         return {name: float(np.mean([one[name] for one in found if name in one])) for name in names}
 
@@ -359,7 +368,7 @@ class Asynchronous(ServicesTopology):
         return self._lasting(self._state)
 
     def _state(self) -> dict[str, Any]:
-        self._come_to_rest()
+        self.come_to_rest()
         agents = {}
         for rank in range(len(self._agents)):
             agents[str(rank)] = self._agents.one(rank, "save_state")

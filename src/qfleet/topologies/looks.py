@@ -8,6 +8,7 @@ from qfleet.fleet_view import FleetView
 from qfleet.topologies.role_totals import Totals, Window
 
 _VIEW_SECONDS = 0.5
+_LOG_SECONDS = 0.2
 
 
 @final
@@ -18,6 +19,7 @@ class Looks:
         self._totals, begin = totals, totals()
         self._shown, self._logged = Window(begin), Window(begin)
         self._shown_at, self._view = time.perf_counter(), self._shown.look(begin)
+        self._logged_at, self._metrics = time.perf_counter(), dict[str, float]()
 
     def note_staleness(self, role: str, num_updates: int) -> None:
         """A member of that role worked with parameters so many updates old."""
@@ -32,5 +34,8 @@ class Looks:
         return self._view
 
     def metrics(self) -> dict[str, float]:
-        """Since the last call, for the metrics."""
-        return self._logged.look(self._totals()).metrics()
+        """The last fifth of a second or more, for the metrics; rates of shorter times would say nothing."""
+        now = time.perf_counter()
+        if not self._metrics or now - self._logged_at >= _LOG_SECONDS:
+            self._logged_at, self._metrics = now, self._logged.look(self._totals()).metrics()
+        return self._metrics

@@ -80,10 +80,10 @@ class _MeteredWorker:
     def __init__(self, worker: Any, group: MeteredGroup) -> None:
         self._worker, self._group = worker, group
 
-    def advance(self, until_steps: int, until_change: float | None) -> Any:
+    def advance(self, *arguments: Any) -> Any:
         """The worker's; time in which it exchanged, or waited for others to, is no work."""
         before, started = self._group.seconds, time.perf_counter()
-        report = self._worker.advance(until_steps, until_change)
+        report = self._worker.advance(*arguments)
         seconds, exchanging = time.perf_counter() - started, self._group.seconds - before
         return replace(report, reading=Reading(seconds - exchanging, seconds))
 

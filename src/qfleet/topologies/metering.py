@@ -1,7 +1,7 @@
 """How long services work: measured where they live."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, final
@@ -16,6 +16,14 @@ class Reading:
 
 
 NOTHING_READ = Reading()
+
+
+def sums(some: Sequence[Reading], others: Sequence[Reading]) -> list[Reading]:
+    """Member by member."""
+    return [
+        Reading(one.busy_seconds + other.busy_seconds, one.seconds + other.seconds)
+        for one, other in zip(some, others, strict=True)
+    ]
 
 
 @final

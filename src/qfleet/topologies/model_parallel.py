@@ -18,8 +18,13 @@ from qfleet.deep.networks import NetworkShape
 from qfleet.deep.parameters import Parameters
 from qfleet.deep.split import Split, cut_state, join_states
 from qfleet.fleet import Fleet, Group
+from qfleet.fleet_view import FleetView
 from qfleet.replay.replay import Batch, Replay, empty_batch
 from qfleet.topologies.checks import refuse_below, refuse_no_patience
+from qfleet.topologies.looks import Looks
+from qfleet.topologies.metered_workers import MeteredMaker
+from qfleet.topologies.metering import NOTHING_READ, Reading, sums
+from qfleet.topologies.role_totals import RoleTotals, Totals
 from qfleet.topologies.timed_turns import timed_turns
 from qfleet.topologies.topology import Topology, Turn
 from qfleet.topologies.workers import START_SECONDS, Workers
@@ -73,6 +78,8 @@ class ModelParallelReport:
     """Their steps."""
     statistics: dict[str, float] = field(default_factory=dict)
     """The learner's means, and the replay's size."""
+    reading: Reading = NOTHING_READ
+    """Of the worker's meter; messages inside a pass through the network are work, waiting for worker 0 is none."""
 
 
 @final
@@ -211,10 +218,12 @@ class ModelParallel(Topology):
     ) -> None:
         """Starts the workers."""
         self._task, self._start_seconds = task, max(START_SECONDS, config.stall_timeout_seconds)
-        makers = [partial(ModelParallelWorker, task, config)] * num_workers
+        makers = [MeteredMaker(partial(ModelParallelWorker, task, config))] * num_workers
         self._workers = Workers(fleet, makers, config.stall_timeout_seconds)
         self._known_split: Split | None = None
         self._report = ModelParallelReport(0, 0)
+        self._readings = [NOTHING_READ] * num_workers
+        self._looks = Looks(self._totals)
         self._begun = False
 
     @property
@@ -248,6 +257,7 @@ class ModelParallel(Topology):
             "advance", min(until_steps, self._task.max_steps)
         )
         self._report = reports[0]
+        self._readings = sums(self._readings, [report.reading for report in reports])
         return reports[0]
 
     def turns(self) -> Iterator[Turn]:
@@ -260,6 +270,21 @@ class ModelParallel(Topology):
     def measured(self) -> dict[str, float]:
         """The learner's means, and the replay's size."""
         return self._report.statistics
+
+    def view(self) -> FleetView:
+        """Worker 0, who acts and learns, and the others."""
+        return self._looks.view()
+
+    def role_metrics(self) -> dict[str, float]:
+        """The same."""
+        return self._looks.metrics()
+
+    def _totals(self) -> Totals:
+        first, *others = self._readings
+        roles = [RoleTotals("worker 0", self.num_steps, "steps", (first,))]
+        if others:
+            roles.append(RoleTotals("other worker", self.num_updates, "updates", tuple(others)))
+        return Totals(first.seconds, 0, self.num_steps, self.num_updates, tuple(roles))
 
     def parameters(self) -> Parameters:
         """The unsplit network's."""
@@ -285,6 +310,7 @@ class ModelParallel(Topology):
         states = [_own_state(split, state, rank) for rank in range(len(self._workers))]
         self._workers.each("load_state", [(own, state["num_steps"]) for own in states], self._start_seconds)
         self._report, self._begun = ModelParallelReport(state["num_steps"], state["updates"]), True
+        self._looks = Looks(self._totals)
 
     def close(self) -> None:
         """Lets the workers free what they hold."""

@@ -12,6 +12,7 @@ is the block of updates that it has made there.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from qfleet.deep.gradient_sources import Contribution, GradientSource
 from qfleet.deep.optimizer import global_norm
 from qfleet.deep.parameters import Parameters, check_same_network
-from qfleet.errors import NonFiniteError
+from qfleet.errors import FleetError, NonFiniteError
 from qfleet.fleet import Fleet, Future
 from qfleet.tabular.merging import bounds_of
 from qfleet.topologies.account import Done
@@ -193,6 +194,8 @@ class ParameterServer(ServicesTopology):
         super().__init__([self._servers, self._workers], run.total_steps, timeout)
         self._pulled: list[list[Future]] = [[] for _ in workers]
         """What each worker is to compute with next."""
+        self._gradients: list[list[Future]] = [[] for _ in workers]
+        """What each computes now, for every shard."""
         self._steps, self._owed = [0] * run.num_workers, [0] * run.num_workers
         """Of each worker; gradients that are due, less those computed."""
         self._server = ServerReport(0, 0, 0)
@@ -251,18 +254,26 @@ class ParameterServer(ServicesTopology):
         return total // workers + (rank < total % workers)
 
     def _start(self, rank: int) -> None:
-        """Compute with what was pulled; push; what the shards answer is pulled for the next time."""
+        """Compute with what was pulled."""
         worker, left = self._workers, self._share(rank) - self._steps[rank]
         progress = self.num_steps / self._run.total_steps
-        computed = worker.call(rank, "compute", left, progress, *self._pulled[rank])
-        self._pulled[rank] = [
-            self._servers.call(shard, "push", worker.call(rank, "gradient", shard))
-            for shard in range(len(self._servers))
-        ]
-        self._chains.watch(rank, computed)
+        self._chains.watch(rank, worker.call(rank, "compute", left, progress, *self._pulled[rank]))
+        self._gradients[rank] = [worker.call(rank, "gradient", shard) for shard in range(len(self._servers))]
+
+    def _push(self, rank: int) -> None:
+        """What was computed, once it is there: a shard does what it is asked in order, and would wait for it.
+
+        What the shards answer is pulled for the next time.
+        """
+        with suppress(FleetError):  # one that was ended is about to be replaced, and then all pull anew
+            self._pulled[rank] = [
+                self._servers.call(shard, "push", gradient)
+                for shard, gradient in enumerate(self._gradients[rank])
+            ]
 
     def _finish(self, tag: int, future: Future) -> Turn | None:
         computed: Computed = self._acted(self._workers, tag, future)
+        self._push(tag)
         due, made = self._run.updates_due, computed.contribution
         self._owed[tag] += due(self._steps[tag] + made.num_steps) - due(self._steps[tag])
         self._steps[tag] += made.num_steps
@@ -281,7 +292,7 @@ class ParameterServer(ServicesTopology):
 
     def _take_snapshot(self) -> None:
         """All shards at rest, which have applied the same gradients."""
-        self._come_to_rest()
+        self.come_to_rest()
         self._snapshot = self._servers.all("save_state")
         self._server = replace(self._server, version=self._snapshot[0]["version"])
         self._computed_at_snapshot = self._num_computed

@@ -221,7 +221,7 @@ class Pooled(ServicesTopology):
         return self._lasting(self._state)
 
     def _state(self) -> dict[str, Any]:
-        self._come_to_rest()
+        self.come_to_rest()
         self._samples, self._drawn = {}, None
         states = self._agents.all("save_state", timeout_seconds=START_SECONDS)
         return {

@@ -1,7 +1,7 @@
 """A replay shard as a service, and what goes between it and those who learn from it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, final
 
 import numpy as np
@@ -30,6 +30,8 @@ class Learned:
     drawn: tuple[Drawn, ...] = ()
     td_errors: tuple[NDArray[np.float32], ...] = ()
     """(num_batches, part) for each of `drawn`; empty where nothing is drawn by priority."""
+    statistics: dict[str, float] = field(default_factory=dict)
+    """Means over these updates, of learners that are not asked for them."""
 
 
 def learn_sample(learner: Learner, sample: Sample, importance_exponent: float) -> Learned:

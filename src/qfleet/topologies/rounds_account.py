@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import final
 
 from qfleet.topologies.looks import Looks
-from qfleet.topologies.metering import Reading
+from qfleet.topologies.metering import NOTHING_READ, Reading, sums
 from qfleet.topologies.restarts import Restarts
 from qfleet.topologies.role_totals import RoleTotals, Totals
 from qfleet.topologies.table_learning import RoundsReport
@@ -16,17 +16,14 @@ class RoundsAccount:
 
     def __init__(self, num_workers: int, restarts: Restarts | None) -> None:
         self._restarts = restarts
-        self._readings = [Reading()] * num_workers
+        self._readings = [NOTHING_READ] * num_workers
         self._num_rounds = self._num_steps = 0
         self._num_updates: int | None = None
         self.looks = Looks(self._totals)
 
     def note(self, reports: Sequence[RoundsReport], num_steps: int) -> None:
         """What the workers did in a call, and the steps of all of them in it."""
-        self._readings = [
-            Reading(made.busy_seconds + report.reading.busy_seconds, made.seconds + report.reading.seconds)
-            for made, report in zip(self._readings, reports, strict=True)
-        ]
+        self._readings = sums(self._readings, [report.reading for report in reports])
         self._num_rounds += max(report.rounds for report in reports)
         self._num_steps += num_steps
 

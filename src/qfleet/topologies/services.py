@@ -120,7 +120,7 @@ class ServicesTopology(Topology):
         """Rate, load, queue, staleness and restarts of every role."""
         return self._account.looks.metrics() if self._account else {}
 
-    def _come_to_rest(self) -> None:
+    def come_to_rest(self) -> None:
         """Lets all chains come to their ends; lost services are replaced."""
         while len(self._chains):
             self._take_next()

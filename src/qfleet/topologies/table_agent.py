@@ -100,7 +100,6 @@ class TableAgent(Agent):
         self._learner = task.make_learner(rank, self._table)
         self._made = Transitions.empty(0)
         self._num_updates = 0
-        self._error_sum, self._num_summed = 0.0, 0
 
     def start(self) -> None:
         """Compiles, and begins the first episodes."""
@@ -133,10 +132,9 @@ class TableAgent(Agent):
         # Copies: kernels would be compiled once more for what is read-only.
         drawn = Transitions._make(part if part.flags.writeable else part.copy() for part in sample)
         made = len(drawn.state) // self._config.batch_size
-        self._error_sum += self._learn(drawn)
-        self._num_summed += len(drawn.state)
+        mean_error = self._learn(drawn) / len(drawn.state)
         self._num_updates += made
-        return Learned(made, self._num_updates)
+        return Learned(made, self._num_updates, statistics={"train/td_error": mean_error})
 
     def _learn(self, drawn: Transitions) -> float:
         """The sum of |target - Q(s, a)|."""
@@ -152,14 +150,6 @@ class TableAgent(Agent):
         """The target table begins with them, too."""
         self._table.values.reshape(-1)[:] = parameters.vector
         self._target[:] = self._table.values
-
-    def statistics(self) -> dict[str, float]:
-        """The mean |target - Q(s, a)| since the last call."""
-        if not self._num_summed:
-            return {}
-        mean = self._error_sum / self._num_summed
-        self._error_sum, self._num_summed = 0.0, 0
-        return {"train/td_error": mean}
 
     def save_state(self) -> dict[str, Any]:
         """Tables and walkers."""

@@ -46,6 +46,10 @@ class TableLearning(ABC):
     def advance(self, until_steps: int, until_change: float | None = None) -> list[RoundsReport]:
         """Learns until `until_steps` steps are made in all, or values change no more; what the workers did since."""
 
+    def come_to_rest(self) -> None:
+        """Lets what is under way come to its end, so that values stay as they are until `advance`; rounds are ended."""
+        return
+
     @abstractmethod
     def view(self) -> FleetView | None:
         """How its roles do now; None where there is nothing to tell yet."""

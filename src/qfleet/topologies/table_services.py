@@ -43,6 +43,11 @@ class TableServices(TableLearning):
         measured = {name.partition("/")[2]: value for name, value in self._topology.measured().items()}
         return [RoundsReport(advance, self.num_steps, extras=measured)]
 
+    def come_to_rest(self) -> None:
+        """See `TableLearning.come_to_rest`."""
+        self._topology.come_to_rest()
+        self.num_steps = self._topology.num_steps
+
     def view(self) -> FleetView | None:
         """The topology's."""
         return self._topology.view()
