@@ -138,7 +138,7 @@ class DataPath:
             for number in range(NUM_ACTORS)
         ]
         self._learner = fleet.start("the learner", partial(ConsumingLearner, board))
-        self._chains: Completions[tuple[str, int]] = Completions(TIMEOUT_SECONDS)
+        self._chains: Completions[tuple[str, int, int]] = Completions(TIMEOUT_SECONDS)
         self._limiter = RateLimiter(
             SAMPLES_PER_SECOND / INSERTS_PER_SECOND,
             CAPACITY // 4,
@@ -146,40 +146,46 @@ class DataPath:
             largest_insert_steps=BLOCK_STEPS,
             largest_sample_updates=BATCH,
         )
-        self._told: dict[tuple[str, int], Future] = {}
-        """What a chain tells the driver: an actor the version it acted with, the learner what it has learned."""
+        self._blocks: dict[tuple[int, int], Future] = {}
+        """Of every actor's slots, until they are stored."""
         self._num_updates = 0
         self.stalenesses: list[int] = []
-        """Of the blocks that were stored."""
+        """Of the blocks that were gathered."""
 
     def run(self, seconds: float) -> tuple[float, float]:
         """(transitions inserted a second, transitions drawn a second)."""
         before, start = (self._limiter.num_steps, self._limiter.num_updates), time.perf_counter()
         while (elapsed := time.perf_counter() - start) < seconds:
             self._start_idle()
-            tag, future = self._chains.next()
-            future.result(TIMEOUT_SECONDS)
-            told = self._told.pop(tag).result(TIMEOUT_SECONDS)
-            if tag[0] == "actor":
-                self._limiter.insert(BLOCK_STEPS)
-                self.stalenesses.append(self._num_updates - told)
-            else:
-                self._num_updates = told.version
+            self._finish(*self._chains.next())
         after = self._limiter.num_steps, self._limiter.num_updates
         return (after[0] - before[0]) / elapsed, (after[1] - before[1]) / elapsed
 
     def _start_idle(self) -> None:
         for number, actor in enumerate(self._actors):
-            if ("actor", number) not in self._chains and self._limiter.may_insert(BLOCK_STEPS):
-                self._told["actor", number] = actor.call("gather")
-                stored = self._shard.call("append", number, actor.call("take_block"))
-                self._chains.watch(("actor", number), stored)
+            for slot in range(NUM_SLOTS):
+                if (number, slot) not in self._blocks and self._limiter.may_insert(BLOCK_STEPS):
+                    self._chains.watch(("actor", number, slot), actor.call("gather"))
+                    self._blocks[number, slot] = actor.call("take_block")
         for slot in range(NUM_SLOTS):
-            if ("learner", slot) not in self._chains and self._limiter.may_sample(BATCH):
+            if ("learner", 0, slot) not in self._chains and self._limiter.may_sample(BATCH):
                 learned = self._learner.call("consume", self._shard.call("sample", 1, BATCH))
                 self._limiter.sample(BATCH)
-                self._told["learner", slot] = learned
-                self._chains.watch(("learner", slot), self._shard.call("prioritize", learned))
+                self._chains.watch(("learner", 0, slot), learned)
+
+    def _finish(self, tag: tuple[str, int, int], future: Future) -> None:
+        """As Ape-X does: whoever serves several is called once what it is given is there."""
+        (role, number, slot), found = tag, future.result(TIMEOUT_SECONDS)
+        if role == "learner":
+            self._num_updates = found.version
+            self._shard.call("prioritize", future)
+        elif role == "actor":
+            self.stalenesses.append(self._num_updates - found)
+            stored = self._shard.call("append", number, self._blocks[number, slot])
+            self._chains.watch(("block", number, slot), stored)
+        else:
+            del self._blocks[number, slot]
+            self._limiter.insert(BLOCK_STEPS)
 
 
 def make_fleet(backend: str) -> Fleet:

@@ -1,8 +1,9 @@
 """An environment that computes for 1 ms a step in Python: two process actors against two processes that only step it.
 
 The work of a step is counted, not timed. The machine's speed changes, so the plain processes run before and after
-every run of the fleet, which is compared with their mean; the figure is the median of these ratios. The plain processes
-begin at the same moment and step one environment each, without a policy, a recorder or a replay.
+every run of the fleet, which is compared with their mean, and say how much work 1 ms is; the figure is the median of
+these ratios. The plain processes begin at the same moment and step one environment each, without a policy, a recorder
+or a replay.
 Run as `python benchmarks/fleet_burning.py [SECONDS [ROUNDS]]`.
 """
 
@@ -24,8 +25,8 @@ NUM_ACTORS, BLOCK_STEPS = 2, 64
 MANY_TURNS = 100_000
 
 
-def turns_of_a_step() -> int:
-    """How often the loop goes round in STEP_SECONDS, where nothing else runs."""
+def roughly_turns_of_a_step() -> int:
+    """How often the loop goes round in STEP_SECONDS, at this moment."""
     return round(MANY_TURNS * STEP_SECONDS / best_seconds(lambda calls: burn(calls * MANY_TURNS), 1))
 
 
@@ -70,14 +71,16 @@ def fleet_rate(num_turns: int, seconds: float) -> float:
 
 
 def main(seconds: float, num_rounds: int) -> bool:
-    num_turns, shares = turns_of_a_step(), []
-    before = independent_rate(num_turns, seconds)
+    rough = roughly_turns_of_a_step()
+    before, shares = rough * independent_rate(rough, seconds), []
     for _ in range(num_rounds):
-        fleet, after = fleet_rate(num_turns, seconds), independent_rate(num_turns, seconds)
-        alone, before = (before + after) / 2, after
-        shares.append(100 * fleet / alone)
+        num_turns = round(before * STEP_SECONDS / NUM_ACTORS)
+        fleet, alone = fleet_rate(num_turns, seconds), independent_rate(num_turns, seconds)
+        mean = (before / num_turns + alone) / 2
+        before = num_turns * alone
+        shares.append(100 * fleet / mean)
         print(
-            f"         two processes alone {alone:.0f} steps/s, the fleet {fleet:.0f}: {shares[-1]:.1f} %",
+            f"         plain processes {mean:.0f} steps/s, the fleet {fleet:.0f}: {shares[-1]:.1f} %",
             flush=True,
         )
     return verdict("two process actors, of two processes that only step", median(shares), "%", at_least=93)
