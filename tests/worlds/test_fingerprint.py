@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -83,7 +84,7 @@ def test_equal_worlds_of_two_modules_have_keys_of_their_own() -> None:
 
 
 def _key_in(module: str) -> str:
-    names = {"__name__": module}
+    names: dict[str, Any] = {"__name__": module}
     exec("def step(state):\n    return state + 1\n", names)
     return fingerprint(names["step"])
 
