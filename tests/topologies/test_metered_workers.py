@@ -84,6 +84,7 @@ def test_the_driver_sees_workers_and_their_exchanges() -> None:
     assert found["fleet/updates_per_step"] == 0.25 and "fleet/worker/restarts" not in found
     account.note([_report(2, 1.0, 1.0)] * 2, 50)
     account.note_updates(0)
+    time.sleep(0.25)  # until the next look
     found = account.looks.metrics()
     assert found["fleet/worker/steps_per_second"] == 50 and found["fleet/worker/is_bottleneck"] == 1
     assert found["fleet/updates_per_step"] == 0
