@@ -49,9 +49,8 @@ def call(
 ) -> Iterator[Call]:
     """Runs a command in this process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        sys, "path", [*sys.path]
-    )  # a kernel of an equal world elsewhere imports its module by name
+    # The folder that --import looks in is this test's alone.
+    monkeypatch.setattr(sys, "path", [*sys.path])
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
         monkeypatch.delenv(name, raising=False)
 

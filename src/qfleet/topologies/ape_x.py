@@ -216,8 +216,6 @@ class ApeX(ServicesTopology):
     def _take_in(self, lost: Sequence[Member]) -> None:
         """If a learner was lost, all go back to the snapshot; what a lost shard held is gathered anew."""
         unstored = {number for number, _ in self._gathering}
-        self._gathering.clear()
-        self._gathered.clear()
         if any(crew is self._learners for crew, _ in lost):
             self._load_learners(self._snapshot)
         elif len(self._learners) > 1:
@@ -233,6 +231,8 @@ class ApeX(ServicesTopology):
             if number in actors or number in unstored or shard in shards:
                 first = self._actors.one(number, "begin_anew")
                 self._shards.one(shard, "restart_writer", writer, first)
+        self._gathering.clear()
+        self._gathered.clear()
 
     def _load_learners(self, state: dict[str, Any]) -> None:
         self._learners.all("load_state", state)

@@ -331,11 +331,11 @@ class Asynchronous(ServicesTopology):
             self._agents.one(rank, "set_parameters", self._parameters_for(newcomers))
         has_new_replay = any(crew is self._replay for crew, _ in lost)
         unstored = set(self._blocks)
-        self._blocks.clear()
-        self._reports.clear()
         for rank in range(len(self._agents)) if has_new_replay else sorted(unstored.union(newcomers)):
             first = self._agents.one(rank, "begin_anew")
             self._replay.one(0, "restart_writer", rank, first)
+        self._blocks.clear()
+        self._reports.clear()
 
     def _parameters_for(self, newcomers: Sequence[int]) -> Parameters:
         others = [rank for rank in range(len(self._agents)) if rank not in newcomers]
