@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,77 @@ def test_a_cache_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
     file.unlink()
     file.mkdir()
     assert use(tmp_path, "mine") == (6, 0)
+
+
+SLOW = "total = total * 1.01 + size\n    "
+SLOW_KERNEL = f"""
+from qfleet.kernels import kernel
+
+@kernel
+def slow(size):
+    total = 0.0
+    {SLOW * 400}return total
+
+slow(1.0)
+print(sum(slow.stats.cache_hits.values()))
+"""
+
+
+def test_of_several_processes_that_need_a_kernel_one_compiles_it(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(SLOW_KERNEL)
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    command = [sys.executable, str(tmp_path / "program.py")]
+    several = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(3)
+    ]
+    found = [int(process.communicate(timeout=120)[0]) for process in several]
+    assert sorted(found) == [0, 1, 1]
+    assert not list((tmp_path / "cache").rglob("*.claim"))
+
+
+def test_who_dies_while_compiling_holds_nobody_up(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(SLOW_KERNEL)
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    command = [sys.executable, str(tmp_path / "program.py")]
+    first = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "cache").rglob("*.claim")):
+        assert first.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    first.kill()
+    first.wait(10)
+    second = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=50)
+    assert second.stdout == "0\n", second.stderr
+
+
+FAILING = """
+import sys
+from qfleet.kernels import kernel
+
+@kernel
+def fails(size):
+    return size.nothing
+
+for _ in range(2):
+    try:
+        fails(1.0)
+    except Exception as error:
+        print(type(error).__name__, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_what_cannot_be_compiled_is_claimed_by_nobody_afterwards(tmp_path: Path) -> None:
+    """Neither in the same process nor, while that one lives, in another."""
+    (tmp_path / "program.py").write_text(FAILING)
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    command = [sys.executable, str(tmp_path / "program.py")]
+    piped = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
+    with subprocess.Popen(command, **piped) as first:
+        assert first.stdout is not None
+        assert [first.stdout.readline() for _ in range(2)] == ["TypingError\n"] * 2
+        second = subprocess.run(
+            command, input="", capture_output=True, text=True, env=environment, timeout=50
+        )
+        assert second.stdout == "TypingError\n" * 2
+        first.communicate("", timeout=10)

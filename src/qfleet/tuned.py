@@ -108,6 +108,7 @@ OF_TOPOLOGIES: dict[TopologyName, dict[str, Any]] = {"ape-x": {"priority_exponen
 
 TUNED_TOPOLOGIES: dict[tuple[Kind, TopologyName], dict[str, dict[str, Any]]] = {
     ("deep", "async-n-step"): {"CartPole-v1": {"steps": 1_000_000}},  # each is learned from once
+    ("deep", "data-parallel"): {"CartPole-v1": {"steps": 100_000}},  # two workers make one's updates together
     ("policy", "parameter-server"): {"CartPole-v1": {"learning_rate": 1.5e-3}},  # gradients are late
 }
 """On top of these, where a topology needs other values."""

@@ -222,9 +222,16 @@ def _trained(out: Path, backend: str, world: str = "GridWorld-16", **settings: A
 
 @pytest.mark.parametrize(
     ("name", "workers", "world"),
-    [(name, workers, "GridWorld-16") for name in ("equal", "partitioned") for workers in (1, 2, 3, 4)]
-    + [(name, workers, "Garnet-60") for name in ("equal", "partitioned") for workers in (2, 3, 4)]
-    + [("delta", 3, "GridWorld-16"), ("visits", 3, "GridWorld-16"), ("shards", 3, "GridWorld-16")],
+    [(name, 3, "GridWorld-16") for name in TOPOLOGIES]
+    + [("partitioned", 4, "Garnet-60")]
+    + [
+        pytest.param(name, workers, world, marks=pytest.mark.soak)
+        for name in ("equal", "partitioned")
+        for workers, world in [
+            *((workers, "GridWorld-16") for workers in (1, 2, 4)),
+            *((workers, "Garnet-60") for workers in (2, 3, 4)),
+        ]
+    ],
 )
 def test_a_run_is_that_of_threads_bit_for_bit(name: str, workers: int, world: str, tmp_path: Path) -> None:
     ray_cluster.address()

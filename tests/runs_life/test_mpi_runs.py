@@ -128,7 +128,9 @@ def left_alone(tmp_path_factory: pytest.TempPathFactory) -> qfleet.Run:
     return qfleet.train("GridWorld-16", out=tmp_path_factory.mktemp("alone") / "run", workers=2, **LONG)
 
 
-@pytest.mark.parametrize("ended_by", ["a rank's death", "SIGINT", "SIGUSR1"])
+@pytest.mark.parametrize(
+    "ended_by", ["a rank's death", "SIGINT", pytest.param("SIGUSR1", marks=pytest.mark.soak)]
+)
 def test_a_run_that_was_ended_goes_on_with_the_same_bits(
     ended_by: str, left_alone: qfleet.Run, tmp_path: Path
 ) -> None:

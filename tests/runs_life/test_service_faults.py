@@ -40,7 +40,7 @@ PLANS = {
 @pytest.mark.parametrize(
     ("topology", "backend"),
     soaked(
-        [("parameter-server", "processes"), ("ape-x", "processes")],
+        [("parameter-server", "processes")],
         [(topology, backend) for backend in ("processes", "ray") for topology in WITH_DUES],
     ),
 )
@@ -69,7 +69,7 @@ def plan_of(trouble: Trouble, turn: int) -> list[tuple[str, signal.Signals]]:
 @pytest.mark.parametrize(
     ("topology", "backend", "turn"),
     soaked(
-        [("parameter-server", "processes", 1), ("ape-x", "processes", 0)],
+        [("ape-x", "processes", 0)],
         [
             (topology, backend, turn)
             for backend in ("processes", "ray")

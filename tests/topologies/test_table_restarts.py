@@ -64,7 +64,9 @@ def _losing(times: int, how: signal.Signals, chance: random.Random) -> Iterator[
         thread.join()
 
 
-@pytest.mark.parametrize("name", ["averaged", "partitioned", pytest.param("shards", marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    "name", ["partitioned", *(pytest.param(name, marks=pytest.mark.soak) for name in ("averaged", "shards"))]
+)
 def test_killed_workers_are_replaced_and_the_bits_are_those_of_a_run_without_faults(
     name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

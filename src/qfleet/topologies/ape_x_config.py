@@ -19,7 +19,7 @@ class ApeXConfig:
     """Services that share the work of every minibatch; the updates are those of one."""
     learner_threads: int = 1
     """Threads that make each update of the only learner together, a part of the minibatch each."""
-    block_steps: int = 64
+    block_steps: int = 128
     """Steps of an actor between two deliveries, rounded up to whole steps of its environments."""
     batches_per_sample: int = 8
     """Minibatches that are drawn at once."""
