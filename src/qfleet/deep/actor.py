@@ -153,7 +153,7 @@ class Actor:
     def _keep_last(self, step: Step) -> None:
         """Truncated episodes' last observations, which are bootstrapped from and never acted on."""
         truncated = step.truncated & ~step.terminated
-        if self._values is None or not truncated.any():
+        if self._values is None or not np.count_nonzero(truncated):
             return
         finals = step.final_observations.reshape(len(truncated), -1)
         masks = self._masks if step.final_action_masks is None else step.final_action_masks
@@ -177,10 +177,10 @@ class Actor:
     def _count(self, step: Step, returns: list[float], lengths: list[int]) -> None:
         self._num_vector_steps += 1
         self.num_steps += int(np.count_nonzero(step.stepped))
-        self._returns += np.where(step.stepped, step.rewards, 0)
+        np.add(self._returns, step.rewards, out=self._returns, where=step.stepped)
         self._lengths += step.stepped
         ended = step.terminated | step.truncated
-        if ended.any():
+        if np.count_nonzero(ended):
             returns.extend(self._returns[ended].tolist())
             lengths.extend(self._lengths[ended].tolist())
             self._returns[ended], self._lengths[ended] = 0, 0

@@ -10,15 +10,15 @@ from qfleet.environments.state import load_environment, save_environment
 from qfleet.environments.vector import Step, VectorEnvironment
 
 
-def step_of(arrays: StepArrays, *, masks_on: bool) -> Step:
-    """The step of an engine that resets within it: every environment is stepped, what ended has started."""
+def step_of(arrays: StepArrays, stepped: NDArray[np.bool_], *, masks_on: bool) -> Step:
+    """The step of an engine that resets within it: all environments are `stepped`, and what ended has started."""
     return Step(
         observations=arrays.observations,
         rewards=arrays.rewards,
         terminated=arrays.terminated,
         truncated=arrays.truncated,
         final_observations=arrays.final_observations,
-        stepped=np.ones(len(arrays.rewards), np.bool_),
+        stepped=stepped,
         started=arrays.terminated | arrays.truncated,
         action_masks=arrays.masks if masks_on else None,
         final_action_masks=arrays.final_masks if masks_on else None,
@@ -40,7 +40,7 @@ class InProcessEnvironment(VectorEnvironment):
         first = self._singles[0]
         self.num_envs, self.num_actions = num_envs, first.num_actions
         self.layout, self.frame_stack = first.encoder.layout, first.frame_stack
-        self._checker = StepChecker(first.name, num_envs)
+        self._checker, self._all_stepped = StepChecker(first.name, num_envs), np.ones(num_envs, np.bool_)
         fields = StepArrays.fields(num_envs, self.num_actions, self.layout)
         self._buffers = tuple(StepArrays(*(np.zeros(*field) for field in fields)) for _ in range(2))
         self._side = 0
@@ -60,7 +60,7 @@ class InProcessEnvironment(VectorEnvironment):
         """See `VectorEnvironment.step`."""
         self._side ^= 1
         self._loop.step(actions, self._side)
-        step = step_of(self._buffers[self._side], masks_on=self._loop.masks_on)
+        step = step_of(self._buffers[self._side], self._all_stepped, masks_on=self._loop.masks_on)
         self._checker.check(step)
         return step
 

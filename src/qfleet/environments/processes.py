@@ -57,7 +57,7 @@ class ProcessEnvironment(VectorEnvironment):
         self.num_envs, self.num_actions = num_envs, probe.num_actions
         self.layout, self.frame_stack = probe.encoder.layout, probe.frame_stack
         self._name, self._step_seconds = probe.name, step_timeout_seconds
-        self._checker = StepChecker(probe.name, num_envs)
+        self._checker, self._all_stepped = StepChecker(probe.name, num_envs), np.ones(num_envs, np.bool_)
         self._workers: list[_Worker] = []
         self._side, self._num_steps, self._masks_on = 0, 0, False
         cuts = np.linspace(0, num_envs, min(num_processes or _num_cores(), num_envs) + 1).astype(int).tolist()
@@ -93,7 +93,7 @@ class ProcessEnvironment(VectorEnvironment):
         """See `VectorEnvironment.step`; QfleetError if a worker died, failed or hangs."""
         self._actions[:] = actions
         self._num_steps += 1
-        step = step_of(self._request(b""), masks_on=self._masks_on)
+        step = step_of(self._request(b""), self._all_stepped, masks_on=self._masks_on)
         self._checker.check(step)
         return step
 

@@ -180,8 +180,8 @@ class Recorder:
         self._size = layout.size
         max_frames = num_envs * (2 * max_steps_per_block + 2)
         max_transitions = num_envs * (max_steps_per_block + n_step)
-        self._frames = _empty(frame_fields(layout, num_mask_actions), max_frames)
-        self._transitions = _empty(transition_fields(), max_transitions)
+        self._frames = _Frames(**_empty(frame_fields(layout, num_mask_actions), max_frames))
+        self._transitions = _Transitions(**_empty(transition_fields(), max_transitions))
         self._counts = np.zeros(3, np.int64)
         self.final_frames = np.full(num_envs, -1, np.int64)
         """(num_envs,): number of the last frame of each environment's latest truncated episode."""
@@ -196,9 +196,8 @@ class Recorder:
     def start(self, observations: NDArray, action_masks: NDArray[np.bool_] | None) -> None:
         """Begins an episode everywhere with its first observations (num_envs, *shape)."""
         masks = self._no_masks if action_masks is None else action_masks
-        frames = _Frames(**self._frames)
         for e, observation in enumerate(observations.reshape(len(observations), self._size)):
-            self.tails.current[e] = _append_frame(frames, self._counts, observation, masks[e], -1)
+            self.tails.current[e] = _append_frame(self._frames, self._counts, observation, masks[e], -1)
 
     def record(self, actions: NDArray[np.int64], step: Step) -> None:
         """Adds one vector step, taken with `actions` (num_envs,)."""
@@ -217,8 +216,8 @@ class Recorder:
             final_masks,
         )
         _record(
-            _Frames(**self._frames),
-            _Transitions(**self._transitions),
+            self._frames,
+            self._transitions,
             self._counts,
             self.tails,
             self.final_frames,
@@ -230,9 +229,8 @@ class Recorder:
 
     def settle(self) -> None:
         """Completes what waits with the rewards so far, to bootstrap from the current frame; episodes go on."""
-        transitions = _Transitions(**self._transitions)
         for e, current in enumerate(self.tails.current):
-            _flush(transitions, self._counts, self.tails, e, current, self._discount, False)
+            _flush(self._transitions, self._counts, self.tails, e, current, self._discount, False)
 
     def cut(self) -> None:
         """Truncates every running episode at its current frame, as before a reset nobody asked the environment for."""
@@ -244,8 +242,8 @@ class Recorder:
         num_frames, num_transitions, next_frame = (int(count) for count in self._counts)
         self._counts[:2] = 0
         return Block(
-            {name: column[:num_frames].copy() for name, column in self._frames.items()},
-            {name: column[:num_transitions].copy() for name, column in self._transitions.items()},
+            {name: column[:num_frames].copy() for name, column in self._frames._asdict().items()},
+            {name: column[:num_transitions].copy() for name, column in self._transitions._asdict().items()},
             next_frame - num_frames,
         )
 
