@@ -20,8 +20,8 @@ from slow_environments import BurningEnv, burn
 from timing import best_seconds, verdict
 
 STEP_SECONDS = 1e-3
-NUM_ACTORS, BLOCK_STEPS = 2, 64
-"""The defaults'. Shard and driver need a core now and then: that is missing from what the actors do."""
+NUM_ACTORS = 2
+"""Shard and driver need a core now and then: that is missing from what the actors do."""
 MANY_TURNS = 100_000
 
 
@@ -66,7 +66,6 @@ def fleet_rate(num_turns: int, seconds: float) -> float:
         backend="processes",
         workers=NUM_ACTORS,
         engine="in-process",
-        block_steps=BLOCK_STEPS,
     )
 
 
