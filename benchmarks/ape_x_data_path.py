@@ -23,9 +23,9 @@ from qfleet.deep.dqn import DQNConfig
 from qfleet.deep.members import NetworkRun
 from qfleet.deep.parameters import Parameters
 from qfleet.environments.vector import ObservationLayout, Step
-from qfleet.fleet import Fleet, Future, Handle
+from qfleet.fleet import Answer, Fleet, Future, Handle
 from qfleet.replay.rate_limiter import RateLimiter
-from qfleet.replay.recorder import Block, Recorder
+from qfleet.replay.recorder import Recorder
 from qfleet.replay.sample import Sample
 from qfleet.replay.shard import ReplayShard
 from qfleet.topologies.crew import Completions
@@ -53,19 +53,16 @@ class RecordedActor:
         self._recorder.start(self._steps[0].observations, None)
         self._random, self._board, self._version = random, board, 0
 
-    def gather(self) -> int:
-        """A block of BLOCK_STEPS steps, for `take_block`; the version of the newest parameters."""
+    def gather(self) -> Answer:
+        """Tells the version of the newest parameters, and gives a block of BLOCK_STEPS steps with priorities."""
         newest = self._board.newest(self._version)
         self._version = self._version if newest is None else newest.version
         actions = np.zeros(NUM_ENVS, np.int64)
         for step in self._steps:
             self._recorder.record(actions, step)
-        return self._version
-
-    def take_block(self) -> Block:
-        """What was gathered last, with priorities of its own."""
         block = self._recorder.take()
-        return replace(block, priorities=self._random.exponential(size=len(block.transitions["frame"])))
+        priorities = self._random.exponential(size=len(block.transitions["frame"]))
+        return Answer(self._version, replace(block, priorities=priorities))
 
 
 def _recorded_step(random: np.random.Generator, number: int) -> Step:
@@ -165,8 +162,8 @@ class DataPath:
         for number, actor in enumerate(self._actors):
             for slot in range(NUM_SLOTS):
                 if (number, slot) not in self._blocks and self._limiter.may_insert(BLOCK_STEPS):
-                    self._chains.watch(("actor", number, slot), actor.call("gather"))
-                    self._blocks[number, slot] = actor.call("take_block")
+                    self._blocks[number, slot] = actor.call("gather")
+                    self._chains.watch(("actor", number, slot), self._blocks[number, slot])
         for slot in range(NUM_SLOTS):
             if ("learner", 0, slot) not in self._chains and self._limiter.may_sample(BATCH):
                 learned = self._learner.call("consume", self._shard.call("sample", 1, BATCH))

@@ -51,8 +51,7 @@ def drawn_sample(run: NetworkRun, config: ApeXConfig, board: ParameterBoard) -> 
         ReplayService(run, run.config, 1, config.block_steps, 0, 0),
     )
     actor.start()
-    actor.gather(10 * config.block_steps)
-    shard.append(0, actor.take_block())
+    shard.append(0, actor.gather(10 * config.block_steps).given)
     actor.close()
     sample = shard.sample(BATCHES, run.config.batch_size)
     assert sample is not None

@@ -6,7 +6,8 @@ has a deadline.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, final
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -14,11 +15,22 @@ from numpy.typing import DTypeLike, NDArray
 Reduction = Literal["sum", "max", "min"]
 
 
+@final
+@dataclass(frozen=True)
+class Answer:
+    """What a method returns that has one thing to tell its caller, and another to give to other services."""
+
+    told: Any
+    """The result of the call's future."""
+    given: Any
+    """What the future stands for among the arguments of other calls; its caller never sees it."""
+
+
 class Future(Protocol):
     """The answer to a call, once it is there."""
 
     def result(self, timeout_seconds: float) -> Any:
-        """The method's return value.
+        """The method's return value; of an Answer, what it tells.
 
         Raises what the method raised; raises FleetError, naming the service, if it is not there in time.
         """
@@ -39,9 +51,10 @@ class Handle(Protocol):
     def call(self, method: str, *arguments: Any) -> Future:
         """Asks for a method to be run; calls of one handle run in order, one at a time.
 
-        A future that is an argument itself, of a call of a service of the same fleet, stands for its result, which goes
-        from service to service; the call waits for it, and fails with its error if it fails. Large arrays in it are
-        not copied where that can be avoided, so they are not to be written to (and may be read-only).
+        A future that is an argument itself, of a call of a service of the same fleet, stands for its result (of an
+        Answer, for what it gives), which goes from service to service; the call waits for it, and fails with its error
+        if it fails. Large arrays in it are not copied where that can be avoided, so they are not to be written to (and
+        may be read-only).
         """
         ...
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qfleet.fleet import Board
+from qfleet.fleet import Answer, Board
 
 SERVICE_BACKENDS = ["threads", "processes", "ray"]
 LARGE = 1_000_000
@@ -35,6 +35,10 @@ class Worker:
     def make(self, size: int, value: int, seconds: float = 0.0) -> dict[str, Any]:
         time.sleep(seconds)
         return {"array": np.full(size, value, np.uint8), "value": value}
+
+    def answer(self, size: int, value: int) -> Answer:
+        """How many bytes to its caller, and the bytes to others."""
+        return Answer(size, self.make(size, value))
 
     def double(self, made: dict[str, Any]) -> dict[str, Any]:
         return {"array": made["array"] * 2, "value": made["value"] * 2}

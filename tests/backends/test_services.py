@@ -55,6 +55,15 @@ def test_places_of_futures_among_arguments(trio: list[Handle]) -> None:
     assert reader.call("place", number).result(10) == ["int"]
 
 
+@pytest.mark.parametrize("size", [10, LARGE])
+def test_an_answer_tells_its_caller_one_thing_and_gives_others_another(trio: list[Handle], size: int) -> None:
+    maker, doubler, reader = trio
+    answered = maker.call("answer", size, 3)
+    total = reader.call("total", answered, doubler.call("double", answered))
+    assert total.result(20) == [(3 * size, 3), (6 * size, 6)]
+    assert answered.result(10) == size
+
+
 @pytest.mark.parametrize("kind", ["value", "not sent"])
 def test_who_is_given_a_failure_fails_with_it_and_lives_on(trio: list[Handle], kind: str) -> None:
     maker, doubler, reader = trio

@@ -15,7 +15,6 @@ from qfleet.deep.learner import Policy
 from qfleet.deep.networks import decide
 from qfleet.environments import EnvironmentConfig, make
 from qfleet.environments.vector import ObservationLayout
-from qfleet.errors import QfleetError
 from tests.environments.scripted import ScriptedEnv
 
 CONFIG = DQNConfig(priority_exponent=0.6, n_step=3, hidden_sizes=(16,), exploration_steps=200)
@@ -36,6 +35,13 @@ def same(one, two) -> bool:
     return one.first_frame == two.first_frame and all(a.tobytes() == b.tobytes() for a, b in columns)
 
 
+class Reader:
+    """Is given blocks, which their actor's caller never sees."""
+
+    def is_same(self, one, two) -> bool:
+        return same(one, two)
+
+
 @pytest.mark.parametrize("make_fleet", [ThreadFleet, ProcessFleet])
 def test_on_a_backend_it_gathers_what_it_gathers_here(make_fleet) -> None:
     parameters, here = LEARNER.publish(), make_actor(LEARNER.policy())
@@ -43,11 +49,12 @@ def test_on_a_backend_it_gathers_what_it_gathers_here(make_fleet) -> None:
     fleet = make_fleet()
     try:
         actor = fleet.start("an actor", partial(ActorService, partial(make_actor, LEARNER.policy())))
+        reader = fleet.start("a reader", Reader)
         actor.call("start").result(60)
         for _ in range(4):
-            report, block = actor.call("gather", parameters, 1000), actor.call("take_block")
+            report = actor.call("gather", parameters, 1000)
             gathered = here.gather(parameters, 1000)
-            assert same(block.result(60), gathered.block)
+            assert reader.call("is_same", report, gathered.block).result(60)
             told = report.result(60)
             assert (told.num_steps, told.version) == (20, 0) and told.staleness(7) == 7
             assert (told.returns, told.lengths) == (gathered.returns, gathered.lengths)
@@ -63,28 +70,13 @@ def test_it_pauses_and_goes_on_in_another() -> None:
     services = [ActorService(partial(make_actor, LEARNER.policy())) for _ in range(2)]
     services[0].start()
     services[0].gather(parameters, 1000)
-    services[0].take_block()
-    services[1].resume(services[0].pause())
-    assert len(services[0].take_block().transitions["frame"]) == 0
-    assert services[0].gather(parameters, 1000) == services[1].gather(parameters, 1000)
-    assert same(*(service.take_block() for service in services))
+    paused = services[0].pause()
+    services[1].resume(paused.told)
+    assert len(paused.given.transitions["frame"]) == 0
+    one, two = (service.gather(parameters, 1000) for service in services)
+    assert one.told == two.told and same(one.given, two.given)
     for service in services:
         service.close()
-
-
-def test_a_block_is_neither_lost_nor_given_twice() -> None:
-    service = ActorService(partial(make_actor, LEARNER.policy()))
-    service.start()
-    with pytest.raises(QfleetError, match="gather comes before take_block"):
-        service.take_block()
-    service.gather(LEARNER.publish(), 1000)
-    for method in (lambda: service.gather(LEARNER.publish(), 1000), service.pause):
-        with pytest.raises(QfleetError, match="last block was not taken"):
-            method()
-    service.take_block()
-    with pytest.raises(QfleetError, match="taken already"):
-        service.take_block()
-    service.close()
 
 
 class Broken(ScriptedEnv):
@@ -108,10 +100,9 @@ def test_after_an_error_nothing_is_gathered_that_fits_nowhere() -> None:
     service = ActorService(lambda: Actor(vector, policy, CONFIG, num_mask_actions=0, seed=4, block_steps=20))
     service.start()
     service.gather(parameters, 1000)
-    service.take_block()
     for _ in range(2):
         with pytest.raises(ValueError, match="once"):
             service.gather(parameters, 1000)
     service.begin_anew()
-    assert service.gather(parameters, 1000).num_steps == 20
+    assert service.gather(parameters, 1000).told.num_steps == 20
     service.close()

@@ -62,8 +62,7 @@ class Team:
         for number, shard in enumerate(self.shards):
             actor = ApeXActor(run, config, self.board, number, 0)
             actor.start()
-            actor.gather(400)
-            shard.append(0, actor.take_block())
+            shard.append(0, actor.gather(400).given)
             actor.close()
 
     def samples(self) -> list[Sample | None]:

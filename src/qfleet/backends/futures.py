@@ -7,13 +7,20 @@ from concurrent.futures import wait
 from typing import Any, final
 
 from qfleet.errors import FleetError
+from qfleet.fleet import Answer
 
 LOOK_SECONDS = 0.25
 """How often somebody who waits looks whether there is still something to wait for."""
 
 
-def _itself(answer: Any) -> Any:
-    return answer
+def told(returned: Any) -> Any:
+    """What a method's caller gets."""
+    return returned.told if isinstance(returned, Answer) else returned
+
+
+def given(returned: Any) -> Any:
+    """What other services get whose calls have its future among their arguments."""
+    return returned.given if isinstance(returned, Answer) else returned
 
 
 @final
@@ -24,7 +31,7 @@ class CallFuture:
         self,
         answer: PythonFuture[Any],
         lateness: Callable[[float], str],
-        read: Callable[[Any], Any] = _itself,
+        read: Callable[[Any], Any] = told,
     ) -> None:
         """`read` gives the method's return value, or raises what it raised, from what `answer` brings."""
         self.answer, self._lateness, self._read = answer, lateness, read

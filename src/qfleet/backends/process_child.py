@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 from qfleet.backends.control_block import ControlBlock
@@ -25,6 +25,7 @@ from qfleet.backends.process_group import ProcessGroup
 from qfleet.backends.replies import dump_failure, dump_result, load_reply
 from qfleet.backends.service_pickling import load_maker
 from qfleet.backends.shared_memory import Segment
+from qfleet.fleet import Answer
 
 COMMAND = """
 import json, sys
@@ -83,8 +84,15 @@ class Reply:
     is_result: bool
     """Else it has failed."""
     packed: Packed
+    """For the caller."""
+    given: Packed | None = None
+    """For other services, if that is something else."""
     who: str = ""
     """Who has run it, for errors; the parent knows."""
+
+    def handed_on(self) -> "Reply":
+        """What another service is sent of it."""
+        return self if self.given is None else replace(self, packed=self.given, given=None)
 
     def value(self) -> Any:
         """The method's return value, its arrays the caller's own; raises what the method raised."""
@@ -164,7 +172,7 @@ def _serve(start: ServiceStart, calls: Channel) -> None:
                 service, result = make(), None
             else:
                 result = getattr(service, call.method)(*call.arguments())
-            reply = Reply(True, pack(functools.partial(dump_result, result)))
+            reply = _reply_with(result)
         except BaseException as error:  # told to whoever waits for the result
             if member is not None:
                 member.fail(error)
@@ -172,6 +180,16 @@ def _serve(start: ServiceStart, calls: Channel) -> None:
         calls.send(reply)
         del call, reply  # while it waits for the next call, it holds nothing of this one
         result = None
+
+
+def _reply_with(result: Any) -> Reply:
+    if isinstance(result, Answer):
+        return Reply(True, _packed(result.told), _packed(result.given))
+    return Reply(True, _packed(result))
+
+
+def _packed(value: Any) -> Packed:
+    return pack(functools.partial(dump_result, value))
 
 
 def _maker(start: ServiceStart, member: _Member | None) -> Callable[[], Any]:

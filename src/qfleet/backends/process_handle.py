@@ -51,7 +51,7 @@ class _Queued(NamedTuple):
         answers = [future.answer for future in self.given]
         if not all(answer.done() and answer.exception(0.0) is None for answer in answers):
             return False
-        replies = [answer.result(0.0) for answer in answers]
+        replies = [answer.result(0.0).handed_on() for answer in answers]
         num_bytes = sum(len(packed.data) for packed in (self.call.own, *(reply.packed for reply in replies)))
         return all(reply.is_result for reply in replies) and num_bytes <= _MOST_BYTES_AHEAD
 
@@ -186,7 +186,8 @@ class ProcessHandle:
             raise FleetError(self._death)
         if self._failure is not None:
             return self._failure, ()
-        given = tuple(wait_for(future.answer, self._check_alive) for future in queued.given)
+        replies = (wait_for(future.answer, self._check_alive) for future in queued.given)
+        given = tuple(reply.handed_on() for reply in replies)
         return next((reply for reply in given if not reply.is_result), None), given
 
     def _hear(self, sent: deque[_Queued]) -> None:

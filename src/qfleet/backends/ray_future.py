@@ -1,6 +1,7 @@
-"""The answer to a call of a Ray actor: whether it has failed, and what it came to, as two of Ray's objects.
+"""The answer to a call of a Ray actor, as two of Ray's objects: whether it has failed, and what it came to.
 
-The driver waits for the first, which is small. The second stays where it was made until somebody asks for it.
+The driver waits for the first, which is small; what it is told may be in there. The second stays where it was made
+until somebody asks for it.
 """
 
 import time
@@ -33,7 +34,7 @@ class RayFuture:
         references: tuple[Any, Any],
         given: "tuple[RayFuture, ...]" = (),
     ) -> None:
-        """`references`: to a failure or None, and to a value; `given` are the futures among the call's arguments."""
+        """`references`: to an outcome's head, and to its value; `given` are the futures among the call's arguments."""
         self.references, self._handle, self._doing, self._given = references, handle, doing, given
         self._failure: PythonFuture[Any] = references[0].future()
         self._failure.add_done_callback(self._forget_given)
@@ -41,10 +42,12 @@ class RayFuture:
     def result(self, timeout_seconds: float) -> Any:
         """The method's return value, or what it raised; FleetError if neither is there in time."""
         deadline = time.monotonic() + timeout_seconds
-        failure = self._handle.wait(self._doing, self._failure, timeout_seconds, self.check)
+        failure, said = self._handle.wait(self._doing, self._failure, timeout_seconds, self.check)
         if failure is not None:
             who, reply = failure
             return load_reply(reply, who)
+        if said is not None:
+            return own_value(said)
         left = max(_FETCH_SECONDS, deadline - time.monotonic())
         return own_value(self._handle.wait(self._doing, self.references[1].future(), left))
 

@@ -116,11 +116,11 @@ class RayHandle:
         return f"{self.who} {said} {doing}: {cause_of(error)}"
 
     def _send(self, method: str, *arguments: Any) -> tuple[Any, Any]:
-        """References to a failure or None, and to a value."""
+        """References to an outcome's head, and to its value."""
         if self.is_ended:
             raise FleetError(self._ended())
-        failure, value = getattr(self._actor, method).options(num_returns=2).remote(*arguments)
-        return failure, value
+        head, value = getattr(self._actor, method).options(num_returns=2).remote(*arguments)
+        return head, value
 
     def _ended(self) -> str:
         return f"{self.who} has been ended"

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qfleet.backends.budget import num_cores, set_thread_budget
-from qfleet.backends.futures import one_line
+from qfleet.backends.futures import given, one_line
 from qfleet.backends.kept_values import keep_value
 from qfleet.backends.message_memory import Keep, LargeArrays
 from qfleet.backends.network_group import NetworkGroup
@@ -23,6 +23,7 @@ from qfleet.backends.replies import dump_failure, dump_result, load_reply
 from qfleet.backends.service_pickling import load_maker
 from qfleet.backends.user_modules import SentModules, Sources
 from qfleet.errors import FleetError
+from qfleet.fleet import Answer
 from qfleet.version import __version__
 
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -30,8 +31,11 @@ _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NU
 
 Parts = tuple[bytes, list[NDArray[np.uint8]]]
 """A pickled value, and its large arrays, which Ray copies into its object store and lets others read there."""
-Outcome = tuple[tuple[str, bytes] | None, Parts | None]
-"""Of a call, as two objects: who has failed and how, or None; the value."""
+Head = tuple[tuple[str, bytes] | None, Parts | None]
+"""Who has failed and how, or None; what the caller gets, where that is small, or is not what others get."""
+Outcome = tuple[Head, Parts | None]
+"""Of a call, as two objects: what its caller waits for; the value."""
+_SMALL_BYTES = 2**13
 
 
 def dump_parts(dump: Callable[[Keep], bytes]) -> Parts:
@@ -39,6 +43,14 @@ def dump_parts(dump: Callable[[Keep], bytes]) -> Parts:
     large = LargeArrays()
     data = dump(large.keep)
     return data, [np.frombuffer(view, np.uint8) for view in large.views]
+
+
+def _outcome_with(returned: Any) -> Outcome:
+    value = dump_parts(functools.partial(dump_result, given(returned)))
+    if isinstance(returned, Answer):
+        return (None, dump_parts(functools.partial(dump_result, returned.told))), value
+    is_small = not value[1] and len(value[0]) <= _SMALL_BYTES
+    return (None, value if is_small else None), value
 
 
 def own_value(parts: Parts) -> Any:
@@ -127,12 +139,12 @@ class RayService:
             self._failure = error
             self._tell_group(error)
 
-    def call(self, method: str, own: Parts, places: Sequence[int], *given: Any) -> Outcome:
-        """Runs a method; `given` are the outcomes of other calls, that stand at these places among its arguments."""
-        for failure in given[::2]:
+    def call(self, method: str, own: Parts, places: Sequence[int], *outcomes: Any) -> Outcome:
+        """Runs a method; `outcomes` are of other calls, whose values stand at these places among its arguments."""
+        for failure, _ in outcomes[::2]:
             if failure is not None:
-                return failure, None
-        return self._outcome(lambda: self._run(method, own, zip(places, given[1::2], strict=True)))
+                return (failure, None), None
+        return self._outcome(lambda: self._run(method, own, zip(places, outcomes[1::2], strict=True)))
 
     def keep(self, method: str, own: Parts, key: int, places: Sequence[Address], token: bytes) -> Outcome:
         """Runs a method, and gives what it returned to keepers; which of them took it, or what was raised."""
@@ -148,10 +160,10 @@ class RayService:
 
     def _outcome(self, run: Callable[[], Any]) -> Outcome:
         try:
-            return None, dump_parts(functools.partial(dump_result, run()))
+            return _outcome_with(run())
         except BaseException as error:  # told to whoever waits for the result
             self._tell_group(error)
-            return (self._who, dump_failure(error)), None
+            return ((self._who, dump_failure(error)), None), None
 
     def _keep_to_one_thread(self) -> None:
         set_thread_budget(num_own_threads=num_cores())

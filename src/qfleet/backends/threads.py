@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from qfleet.backends.boards import ThreadBoard
-from qfleet.backends.futures import CallFuture, one_line, wait_for
+from qfleet.backends.futures import CallFuture, given, one_line, wait_for
 from qfleet.backends.thread_group import Meeting, ThreadGroup
 from qfleet.errors import FleetError
 from qfleet.fleet import Group
@@ -72,7 +72,7 @@ class ThreadHandle:
     def _values(self, arguments: Sequence[Any]) -> list[Any]:
         """The arguments, with what other calls came to in the place of their futures."""
         return [
-            wait_for(one.answer, self._check_open) if isinstance(one, CallFuture) else one
+            given(wait_for(one.answer, self._check_open)) if isinstance(one, CallFuture) else one
             for one in arguments
         ]
 

@@ -6,8 +6,7 @@ from typing import Any, final
 
 from qfleet.deep.actor import Actor
 from qfleet.deep.parameters import Parameters
-from qfleet.errors import QfleetError
-from qfleet.replay.recorder import Block
+from qfleet.fleet import Answer
 
 
 @final
@@ -38,12 +37,11 @@ class GatherReport:
 
 @final
 class ActorService:
-    """Makes an actor where it will live; each block is fetched by `take_block` before the next is gathered."""
+    """Makes an actor where it will live, which tells its caller what it did, and gives the block to others."""
 
     def __init__(self, make_actor: Callable[[], Actor]) -> None:
         """`make_actor` must be picklable where the service is to live in another process."""
         self._actor = make_actor()
-        self._block: Block | None = None
         self._error: Exception | None = None
         """What the environments have raised: frames are missing from then on."""
 
@@ -51,12 +49,12 @@ class ActorService:
         """Begins a new episode in every environment."""
         self._actor.start()
 
-    def gather(self, parameters: Parameters, max_steps: int) -> GatherReport:
+    def gather(self, parameters: Parameters, max_steps: int) -> Answer:
         """Acts for one block, or until `max_steps` steps are made if that is sooner.
 
-        What the environments raise is raised again by every later call, until `begin_anew`.
+        Tells a GatherReport, and gives the Block. What the environments raise is raised again by every later call,
+        until `begin_anew`.
         """
-        self._refuse_untaken()
         if self._error is not None:
             raise self._error
         try:
@@ -64,24 +62,15 @@ class ActorService:
         except Exception as error:
             self._error = error
             raise
-        self._block = gathered.block
         num_transitions = len(gathered.block.transitions["frame"])
-        return GatherReport(
+        report = GatherReport(
             gathered.num_steps, num_transitions, gathered.returns, gathered.lengths, gathered.version
         )
+        return Answer(report, gathered.block)
 
-    def take_block(self) -> Block:
-        """The block of the last `gather` or `pause`; raises QfleetError if it has been taken."""
-        if self._block is None:
-            raise QfleetError("the actor's block has been taken already; gather comes before take_block")
-        block, self._block = self._block, None
-        return block
-
-    def pause(self) -> dict[str, Any]:
-        """Everything the next block depends on but the parameters; `take_block` gives what belongs before the pause."""
-        self._refuse_untaken()
-        state, self._block = self._actor.pause()
-        return state
+    def pause(self) -> Answer:
+        """Tells everything the next block depends on but the parameters, and gives what belongs before the pause."""
+        return Answer(*self._actor.pause())
 
     def resume(self, state: dict[str, Any]) -> None:
         """Goes on, in a newly made actor, from what `pause` returned."""
@@ -89,15 +78,9 @@ class ActorService:
 
     def begin_anew(self) -> int:
         """Breaks all episodes off, for a replay that has nothing of theirs; the number of the first new frame."""
-        self._block = self._error = None
+        self._error = None
         return self._actor.begin_anew()
 
     def close(self) -> None:
         """Closes the environments."""
         self._actor.close()
-
-    def _refuse_untaken(self) -> None:
-        if self._block is not None:
-            raise QfleetError(
-                "the actor's last block was not taken; without it the frames after it fit nowhere"
-            )

@@ -154,8 +154,8 @@ class ApeX(ServicesTopology):
     def _gather(self, number: int, slot: int) -> None:
         """A block; it is delivered once it is there: a shard does what it is asked in order, and would wait."""
         steps = max(1, min(self._config.block_steps, self._left_steps()))
-        self._chains.watch(("actor", number, slot), self._actors.call(number, "gather", steps))
-        self._gathering[number, slot] = self._actors.call(number, "take_block")
+        self._gathering[number, slot] = self._actors.call(number, "gather", steps)
+        self._chains.watch(("actor", number, slot), self._gathering[number, slot])
 
     def _deliver(self, number: int, slot: int) -> None:
         """To the actor's shard."""
@@ -259,8 +259,10 @@ class ApeX(ServicesTopology):
         actors = {}
         for number in range(len(self._actors)):
             shard, writer = self._place(number)
-            actors[str(number)] = self._actors.one(number, "save_state")
-            self._append_rest(shard, writer, number)
+            saved = self._actors.call(number, "save_state")
+            actors[str(number)] = saved.result(self._timeout_seconds)
+            stored: ShardReport = self._shards.one(shard, "append", writer, saved)
+            self._num_stored[shard] = stored.num_alive
         shards = self._shards.all("save_state", timeout_seconds=START_SECONDS)
         return {
             "actors": actors,
@@ -269,12 +271,6 @@ class ApeX(ServicesTopology):
             "limiter": self._limiter.save_state(),
             "stored": list(self._num_stored),
         }
-
-    def _append_rest(self, shard: int, writer: int, number: int) -> None:
-        """What belongs before an actor's pause."""
-        block = self._actors.call(number, "take_block")
-        stored: ShardReport = self._shards.one(shard, "append", writer, block)
-        self._num_stored[shard] = stored.num_alive
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Goes on with them."""

@@ -4,10 +4,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, final
 
-from qfleet.deep.actor_service import ActorService, GatherReport
+from qfleet.deep.actor_service import ActorService
 from qfleet.deep.dqn import DQNConfig
 from qfleet.deep.members import NetworkRun, worker_seed
-from qfleet.replay.recorder import Block
+from qfleet.fleet import Answer
 from qfleet.topologies.ape_x_config import ApeXConfig
 from qfleet.topologies.parameter_board import ParameterBoard
 
@@ -40,21 +40,17 @@ class ApeXActor:
     def answer(self) -> None:
         """It is there."""
 
-    def gather(self, max_steps: int) -> GatherReport:
-        """A block with the newest parameters; `take_block` gives it."""
+    def gather(self, max_steps: int) -> Answer:
+        """A block with the newest parameters: see `ActorService.gather`."""
         self._parameters = self._board.newest(self._parameters.version) or self._parameters
         return self._actor.gather(self._parameters, max_steps)
-
-    def take_block(self) -> Block:
-        """What was gathered last."""
-        return self._actor.take_block()
 
     def begin_anew(self) -> int:
         """Breaks its episodes off, as what it wrote is lost; the number of the next frame."""
         return self._actor.begin_anew()
 
-    def save_state(self) -> dict[str, Any]:
-        """Its environments; `take_block` gives what belongs before them."""
+    def save_state(self) -> Answer:
+        """Tells its environments, and gives the block that belongs before them."""
         return self._actor.pause()
 
     def load_state(self, state: dict[str, Any]) -> None:

@@ -18,11 +18,10 @@ from typing import Any, Protocol, final
 
 import numpy as np
 
-from qfleet.deep.actor_service import ActorService, GatherReport
+from qfleet.deep.actor_service import ActorService
 from qfleet.deep.members import NetworkRun, worker_seed
 from qfleet.deep.parameters import Parameters
-from qfleet.fleet import Fleet, Future
-from qfleet.replay.recorder import Block
+from qfleet.fleet import Answer, Fleet, Future
 from qfleet.replay.sample import Sample
 from qfleet.topologies.account import Done
 from qfleet.topologies.checks import refuse_below, refuse_no_patience
@@ -85,12 +84,8 @@ class Agent(Protocol):
         """It is there."""
         ...
 
-    def act(self, max_steps: int) -> Acted:
-        """A block by its own values; `take_block` gives it."""
-        ...
-
-    def take_block(self) -> Any:
-        """What was gathered last, as the replay takes it."""
+    def act(self, max_steps: int) -> Answer:
+        """A block by its own values: tells what it Acted, and gives the block, as the replay takes it."""
         ...
 
     def begin_anew(self) -> int:
@@ -109,8 +104,8 @@ class Agent(Protocol):
         """Begins from these."""
         ...
 
-    def save_state(self) -> dict[str, Any]:
-        """All of it; `take_block` gives what belongs before."""
+    def save_state(self) -> Answer:
+        """Tells all of it, and gives a block that belongs before."""
         ...
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -196,13 +191,9 @@ class AsynchronousAgent(Agent):
     def answer(self) -> None:
         """It is there."""
 
-    def act(self, max_steps: int) -> GatherReport:
-        """A block with its own network; `take_block` gives it."""
+    def act(self, max_steps: int) -> Answer:
+        """A block with its own network: see `ActorService.gather`."""
         return self._actor.gather(self._learner.publish(), max_steps)
-
-    def take_block(self) -> Block:
-        """What was gathered last."""
-        return self._actor.take_block()
 
     def begin_anew(self) -> int:
         """Breaks its episodes off, as what it wrote is lost; the number of the next frame."""
@@ -223,10 +214,11 @@ class AsynchronousAgent(Agent):
         """Begins from these."""
         self._learner.warm_start(parameters)
 
-    def save_state(self) -> dict[str, Any]:
-        """Environments and networks; `take_block` gives what belongs before them."""
+    def save_state(self) -> Answer:
+        """Tells of environments and networks, and gives the block that belongs before them."""
         actor = self._actor.pause()
-        return {"actor": actor, "updates": self._learner.num_updates, "learner": self._learner.save_state()}
+        own = {"updates": self._learner.num_updates, "learner": self._learner.save_state()}
+        return Answer(own | {"actor": actor.told}, actor.given)
 
     def load_state(self, state: dict[str, Any]) -> None:
         """The reverse."""
@@ -295,8 +287,8 @@ class Asynchronous(ServicesTopology):
     def _act(self, rank: int) -> None:
         """A block; it is stored once it is there: the replay does what it is asked in order, and would wait."""
         steps = min(self._run.block_steps, self._share(rank) - self._steps[rank])
-        self._chains.watch(("act", rank), self._agents.call(rank, "act", steps))
-        self._blocks[rank] = self._agents.call(rank, "take_block")
+        self._blocks[rank] = self._agents.call(rank, "act", steps)
+        self._chains.watch(("act", rank), self._blocks[rank])
 
     def _learn(self, rank: int, num_steps: int) -> None:
         """Store, draw, and make the updates that are due with so many steps more."""
@@ -371,8 +363,9 @@ class Asynchronous(ServicesTopology):
         self.come_to_rest()
         agents = {}
         for rank in range(len(self._agents)):
-            agents[str(rank)] = self._agents.one(rank, "save_state")
-            self._replay.one(0, "append", rank, self._agents.call(rank, "take_block"))
+            saved = self._agents.call(rank, "save_state")
+            agents[str(rank)] = saved.result(self._timeout_seconds)
+            self._replay.one(0, "append", rank, saved)
         return {
             "agents": agents,
             "replay": self._replay.one(0, "save_state", timeout_seconds=START_SECONDS),

@@ -86,18 +86,18 @@ class PooledAgent:
     def turn(self, max_steps: int, num_batches: int, part: int) -> PoolTurn:
         """Acts for a block and stores it; then draws `part` transitions for each of `num_batches`."""
         self._parameters = self._board.newest(self._parameters.version) or self._parameters
-        gathered = self._actor.gather(self._parameters, max_steps)
-        self._pool.append(0, self._actor.take_block())
+        answer = self._actor.gather(self._parameters, max_steps)
+        self._pool.append(0, answer.given)
         if not num_batches or not len(self._pool):
-            return PoolTurn(gathered, None)
+            return PoolTurn(answer.told, None)
         self._num_drawn += num_batches
-        return PoolTurn(gathered, self._pool.sample(num_batches, part, self._num_drawn - num_batches))
+        return PoolTurn(answer.told, self._pool.sample(num_batches, part, self._num_drawn - num_batches))
 
     def save_state(self) -> dict[str, Any]:
         """Environments and pool."""
         actor = self._actor.pause()
-        self._pool.append(0, self._actor.take_block())
-        return {"actor": actor, "pool": save_shard(self._pool), "drawn": self._num_drawn}
+        self._pool.append(0, actor.given)
+        return {"actor": actor.told, "pool": save_shard(self._pool), "drawn": self._num_drawn}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Goes on with them."""

@@ -13,6 +13,7 @@ import numpy as np
 from qfleet.deep.members import worker_seed
 from qfleet.deep.parameters import Parameters
 from qfleet.errors import QfleetError
+from qfleet.fleet import Answer
 from qfleet.tabular.learner import Task
 from qfleet.tabular.transitions import Transitions, learn_minibatches
 from qfleet.topologies.asynchronous import Agent, AgentsRun
@@ -98,7 +99,6 @@ class TableAgent(Agent):
         self._table = task.make_table(new_table(task, task.shape, rank))
         self._target = self._table.values.copy()
         self._learner = task.make_learner(rank, self._table)
-        self._made = Transitions.empty(0)
         self._num_updates = 0
 
     def start(self) -> None:
@@ -111,15 +111,10 @@ class TableAgent(Agent):
     def answer(self) -> None:
         """It is there."""
 
-    def act(self, max_steps: int) -> WalkedReport:
-        """A block by its own table."""
-        made, self._made = self._learner.act(max_steps)
-        return WalkedReport(made.steps, made.episodes, *made.means())
-
-    def take_block(self) -> Transitions:
-        """The transitions made last; none if they were taken."""
-        made, self._made = self._made, Transitions.empty(0)
-        return made
+    def act(self, max_steps: int) -> Answer:
+        """A block by its own table: tells a WalkedReport, and gives the transitions."""
+        made, transitions = self._learner.act(max_steps)
+        return Answer(WalkedReport(made.steps, made.episodes, *made.means()), transitions)
 
     def begin_anew(self) -> int:
         """Nothing: every transition is whole by itself."""
@@ -151,14 +146,15 @@ class TableAgent(Agent):
         self._table.values.reshape(-1)[:] = parameters.vector
         self._target[:] = self._table.values
 
-    def save_state(self) -> dict[str, Any]:
-        """Tables and walkers."""
-        return {
+    def save_state(self) -> Answer:
+        """Tells of tables and walkers; there are no transitions to give."""
+        state = {
             "values": self._table.values.copy(),
             "target": self._target.copy(),
             "updates": self._num_updates,
             "learner": self._learner.save_state(),
         }
+        return Answer(state, Transitions.empty(0))
 
     def load_state(self, state: dict[str, Any]) -> None:
         """The reverse."""
