@@ -31,7 +31,7 @@ check: test-install  ## Static checks.
 	$(BIN)/lint-imports
 
 test: check  ## Everything that must hold; some twenty-five minutes on two cores.
-	$(PYTEST) -m "not soak" --numprocesses 2
+	$(PYTEST) -m "not soak" --numprocesses 2 --dist worksteal
 
 soak: test-install  ## The slow proofs, in full.
 	$(PYTEST) -m "soak and not alone" --timeout=3600 --numprocesses 2
