@@ -96,8 +96,9 @@ class _KernelCache(FunctionCache):
             try:
                 return compile_one(sig)
             finally:
-                while self._claims:
-                    self._claims.pop().give_up()
+                claims, self._claims = self._claims, []
+                for claim in claims:
+                    claim.give_up()
 
         return compile_claimed
 
