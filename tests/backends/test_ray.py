@@ -24,6 +24,7 @@ from qfleet.fleet import Group
 from tests.backends import ray_cluster
 from tests.backends.members import Members
 from tests.backends.test_process_services import GroupService, Service
+from tests.runs_life.service_runs import soaked
 
 
 def _process_id(group: Group) -> int:
@@ -222,16 +223,12 @@ def _trained(out: Path, backend: str, world: str = "GridWorld-16", **settings: A
 
 @pytest.mark.parametrize(
     ("name", "workers", "world"),
-    [(name, 3, "GridWorld-16") for name in TOPOLOGIES]
-    + [("partitioned", 4, "Garnet-60")]
-    + [
-        pytest.param(name, workers, world, marks=pytest.mark.soak)
-        for name in ("equal", "partitioned")
-        for workers, world in [
-            *((workers, "GridWorld-16") for workers in (1, 2, 4)),
-            *((workers, "Garnet-60") for workers in (2, 3, 4)),
-        ]
-    ],
+    soaked(
+        [*((name, 3, "GridWorld-16") for name in TOPOLOGIES), ("partitioned", 4, "Garnet-60")],
+        [(name, workers, "GridWorld-16") for name in ("equal", "partitioned") for workers in (1, 2, 3, 4)]
+        + [(name, workers, "Garnet-60") for name in ("equal", "partitioned") for workers in (2, 3, 4)]
+        + [(name, 3, "GridWorld-16") for name in ("delta", "visits", "shards")],
+    ),
 )
 def test_a_run_is_that_of_threads_bit_for_bit(name: str, workers: int, world: str, tmp_path: Path) -> None:
     ray_cluster.address()
