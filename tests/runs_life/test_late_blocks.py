@@ -72,9 +72,8 @@ def test_a_block_that_is_late_when_another_is_lost_leaves_no_gap(topology: str, 
             if status.steps >= 1000 and killer.ident is None:
                 killer.start()
         killer.join(GIVEN_UP_SECONDS)
-        living = {
-            process_id_of(handle) for crew in training.trainee.topology._crews for handle in crew._handles
-        }
+        crews = trouble.training.trainee.topology._crews
+        living = {process_id_of(handle) for crew in crews for handle in crew._handles}
         summary = training.summary(None)
     assert [loss.noticed_at < float("inf") for loss in trouble.losses] == [True]
     dozing = int(next(tmp_path.glob("dozing *")).name.split()[1])
