@@ -1,91 +1,147 @@
 """An environment that computes for 1 ms a step in Python: two process actors against two processes that only step it.
 
-The work of a step is counted, not timed. The machine's speed changes, so the plain processes run before and after
-every run of the fleet, which is compared with their mean, and say how much work 1 ms is; the figure is the median of
-these ratios. The plain processes begin at the same moment and step one environment each, without a policy, a recorder
-or a replay.
-Run as `python benchmarks/fleet_burning.py [SECONDS [ROUNDS]]`.
+The machine's speed changes by the second. So both are there all the time, and are let go in turn, half a second each,
+all the others being stopped: the fleet with its driver, then the plain processes, which step one environment each
+without a policy, a recorder or a replay. The figure is the median of the ratios of neighbours. The work of a step is
+counted, not timed; how much of it 1 ms is, the plain processes say before.
+Run as `python benchmarks/fleet_burning.py [STINTS]`.
 """
 
-import multiprocessing
+import os
+import signal
+import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
+import psutil
 from acting_runs import acting_rate
 from slow_environments import BurningEnv, burn
 from timing import best_seconds, verdict
 
-STEP_SECONDS = 1e-3
-NUM_ACTORS = 2
-"""Shard and driver need a core now and then: that is missing from what the actors do."""
-MANY_TURNS = 100_000
+STEP_SECONDS, NUM_ACTORS, MANY_TURNS = 1e-3, 2, 100_000
+SETTLE_SECONDS, STINT_SECONDS, START_SECONDS, MOST_START_SECONDS = 0.15, 0.5, 10.0, 90.0
+FOR_EVER_STEPS = 10**9
 
 
-def roughly_turns_of_a_step() -> int:
-    """How often the loop goes round in STEP_SECONDS, at this moment."""
-    return round(MANY_TURNS * STEP_SECONDS / best_seconds(lambda calls: burn(calls * MANY_TURNS), 1))
+class CountedEnv(BurningEnv):
+    """Its steps, and those of all others of its process, are counted in a file of the folder."""
+
+    def __init__(self, folder: str, num_turns: int) -> None:
+        super().__init__(num_turns)
+        path = Path(folder) / str(os.getpid())
+        self._count = np.memmap(path, np.int64, mode="r+" if path.exists() else "w+", shape=(1,))
+
+    def step(self, action: np.int64):
+        """One more."""
+        self._count[0] += 1
+        return super().step(action)
 
 
-def step_only(num_turns: int, seconds: float, barrier: Any, results: Any) -> None:
-    environment = BurningEnv(num_turns)
+def step_only(folder: str, num_turns: int) -> None:
+    environment = CountedEnv(folder, num_turns)
     environment.reset(seed=0)
-    barrier.wait(60)
-    num_steps, start = 0, time.perf_counter()
-    while time.perf_counter() - start < seconds:
+    while True:
         _, _, terminated, _, _ = environment.step(np.int64(0))
-        num_steps += 1
         if terminated:
             environment.reset()
-    results.put(num_steps / (time.perf_counter() - start))
 
 
-def independent_rate(num_turns: int, seconds: float) -> float:
-    """Steps a second of both processes together."""
-    context = multiprocessing.get_context("spawn")
-    barrier, results = context.Barrier(NUM_ACTORS), context.Queue()
-    arguments = (num_turns, seconds, barrier, results)
-    processes = [context.Process(target=step_only, args=arguments) for _ in range(NUM_ACTORS)]
-    for process in processes:
-        process.start()
-    rates = [results.get(timeout=seconds + 60) for _ in processes]
-    for process in processes:
-        process.join(60)
-    return sum(rates)
+def run_fleet(folder: str, num_turns: int) -> None:
+    """Two actors of Ape-X, each with its environments in its own process."""
+    environment = partial(CountedEnv, folder, num_turns)
+    acting_rate(environment, FOR_EVER_STEPS, backend="processes", workers=NUM_ACTORS, engine="in-process")
 
 
-def fleet_rate(num_turns: int, seconds: float) -> float:
-    """The same of two actors of Ape-X, each with its environments in its own process."""
-    steps = round(NUM_ACTORS * seconds / STEP_SECONDS)
-    return acting_rate(
-        partial(BurningEnv, num_turns),
-        steps,
-        backend="processes",
-        workers=NUM_ACTORS,
-        engine="in-process",
-    )
+class Side:
+    """Processes that are stopped and let go together, and the steps that they count."""
+
+    def __init__(self, what: str, num_programs: int, num_turns: int, folder: Path) -> None:
+        folder.mkdir()
+        command = [sys.executable, __file__, what, str(folder), str(num_turns)]
+        self._folder, environ = folder, os.environ | {"TMPDIR": str(folder.parent)}
+        self._programs = [
+            subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            for _ in range(num_programs)
+        ]
+
+    def wait_until_it_steps(self) -> None:
+        """All of it: a moment after the first steps."""
+        deadline = time.monotonic() + MOST_START_SECONDS
+        while self.num_steps() < NUM_ACTORS * 100 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(START_SECONDS)
+
+    def num_steps(self) -> int:
+        return sum(int(np.fromfile(path, np.int64).sum()) for path in self._folder.iterdir())
+
+    def send(self, number: signal.Signals) -> None:
+        for program in self._programs:
+            whole = psutil.Process(program.pid)
+            for process in [whole, *whole.children(recursive=True)]:
+                process.send_signal(number)
+
+    def rate(self) -> float:
+        """Steps a second of a stint; stopped before and after."""
+        self.send(signal.SIGCONT)
+        time.sleep(SETTLE_SECONDS)
+        before, started = self.num_steps(), time.perf_counter()
+        time.sleep(STINT_SECONDS)
+        after, ended = self.num_steps(), time.perf_counter()
+        self.send(signal.SIGSTOP)
+        return (after - before) / (ended - started)
+
+    def end(self) -> None:
+        self.send(signal.SIGKILL)
+        for program in self._programs:
+            program.wait(10)
 
 
-def main(seconds: float, num_rounds: int) -> bool:
-    rough = roughly_turns_of_a_step()
-    before, shares = rough * independent_rate(rough, seconds), []
-    for _ in range(num_rounds):
-        num_turns = round(before * STEP_SECONDS / NUM_ACTORS)
-        fleet, alone = fleet_rate(num_turns, seconds), independent_rate(num_turns, seconds)
-        mean = (before / num_turns + alone) / 2
-        before = num_turns * alone
-        shares.append(100 * fleet / mean)
-        print(
-            f"         plain processes {mean:.0f} steps/s, the fleet {fleet:.0f}: {shares[-1]:.1f} %",
-            flush=True,
-        )
-    return verdict("two process actors, of two processes that only step", median(shares), "%", at_least=93)
+@contextmanager
+def started(sides: Sequence[tuple[str, int]], num_turns: int) -> Iterator[list[Side]]:
+    """All of them, stopped."""
+    with tempfile.TemporaryDirectory() as folder:
+        made: list[Side] = []
+        try:
+            for what, num_programs in sides:
+                made.append(Side(what, num_programs, num_turns, Path(folder) / what))
+                made[-1].wait_until_it_steps()
+                made[-1].send(signal.SIGSTOP)
+            yield made
+        finally:
+            for side in made:
+                side.end()
+
+
+def turns_of_a_step() -> int:
+    """How often the loop goes round in STEP_SECONDS where both cores are busy."""
+    rough = round(MANY_TURNS * STEP_SECONDS / best_seconds(lambda calls: burn(calls * MANY_TURNS), 1))
+    with started([("plain", NUM_ACTORS)], rough) as (plain,):
+        return round(rough * plain.rate() * STEP_SECONDS / NUM_ACTORS)
+
+
+def main(num_stints: int) -> bool:
+    ratios = []
+    with started([("fleet", 1), ("plain", NUM_ACTORS)], turns_of_a_step()) as (fleet, plain):
+        for _ in range(num_stints):
+            rates = fleet.rate(), plain.rate()
+            ratios.append(100 * rates[0] / rates[1])
+            print(f"         the fleet {rates[0]:.0f} steps/s, plain processes {rates[1]:.0f}", flush=True)
+    low, high = np.percentile(ratios, [25, 75])
+    print(f"         half of the stints are from {low:.1f} to {high:.1f} %")
+    return verdict("two process actors, of two processes that only step", median(ratios), "%", at_least=93)
 
 
 if __name__ == "__main__":
-    asked = sys.argv[1:]
-    seconds, num_rounds = [*asked, *["15", "5"][len(asked) :]]
-    raise SystemExit(0 if main(float(seconds), int(num_rounds)) else 1)
+    if sys.argv[1:2] == ["plain"]:
+        step_only(sys.argv[2], int(sys.argv[3]))
+    elif sys.argv[1:2] == ["fleet"]:
+        run_fleet(sys.argv[2], int(sys.argv[3]))
+    else:
+        raise SystemExit(0 if main(int([*sys.argv[1:], 60][0])) else 1)
