@@ -168,6 +168,8 @@ class _Claim:
         if self._file >= 0:
             with suppress(OSError):
                 self._path.unlink()  # those who wait have it open, and look for the kernel first
+            with suppress(OSError):
+                fcntl.flock(self._file, fcntl.LOCK_UN)  # a child that was forked meanwhile has the file, too
             os.close(self._file)
             self._file = -1
 
