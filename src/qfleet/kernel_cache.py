@@ -169,7 +169,7 @@ class _Claim:
             with suppress(OSError):
                 self._path.unlink()  # those who wait have it open, and look for the kernel first
             with suppress(OSError):
-                fcntl.flock(self._file, fcntl.LOCK_UN)  # a child that was forked meanwhile has the file, too
+                fcntl.flock(self._file, fcntl.LOCK_UN | fcntl.LOCK_NB)  # a child that was forked meanwhile has the file, too
             os.close(self._file)
             self._file = -1
 
