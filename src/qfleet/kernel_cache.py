@@ -168,8 +168,9 @@ class _Claim:
         if self._file >= 0:
             with suppress(OSError):
                 self._path.unlink()  # those who wait have it open, and look for the kernel first
+            # Closing alone would not do: a child that was forked meanwhile has the file, too.
             with suppress(OSError):
-                fcntl.flock(self._file, fcntl.LOCK_UN | fcntl.LOCK_NB)  # a child that was forked meanwhile has the file, too
+                fcntl.flock(self._file, fcntl.LOCK_UN | fcntl.LOCK_NB)
             os.close(self._file)
             self._file = -1
 
