@@ -1,4 +1,4 @@
-"""The groups that the conformance tests share, one for each backend and size."""
+"""The groups that the conformance tests of a file share, one for each backend and size."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ import pytest
 from tests.backends.members import BACKENDS, SIZES, Members
 
 
-@pytest.fixture(scope="session", params=[(backend, size) for backend in BACKENDS for size in SIZES], ids=str)
+@pytest.fixture(scope="module", params=[(backend, size) for backend in BACKENDS for size in SIZES], ids=str)
 def members(request: pytest.FixtureRequest) -> Iterator[Members]:
     group = Members(*request.param)
     yield group

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from qfleet.backends.network_mesh import address_of
 from qfleet.backends.ray_cluster import check_address
 from qfleet.backends.ray_fleet import RayFleet, refuse_other_versions
 from qfleet.backends.ray_handle import RayHandle
+from qfleet.backends.ray_nodes import pinned_to
 from qfleet.backends.ray_service import versions
 from qfleet.backends.service_pickling import LARGE_BYTES
 from qfleet.errors import FleetError, NonFiniteError, QfleetError
@@ -156,6 +158,40 @@ def test_workers_are_spread_over_the_nodes_and_share_no_memory(fleet: RayFleet) 
     group.fleet.close()
     with pytest.raises(FleetError, match="no memory that all workers share"):
         fleet.shared_array((3,), "f8")
+
+
+def test_services_that_are_started_one_by_one_are_spread_too(fleet: RayFleet) -> None:
+    handles = [fleet.start(f"worker {number}", Service) for number in range(4)]
+    assert sorted(Counter(handle.node.node_id for handle in handles).values()) == [2, 2]
+
+
+def _take_all_cpus() -> list[Any]:
+    """Actors of another job, in effect: one on each node, with all the CPUs that are left there."""
+    import ray
+    from ray._private import state
+
+    left = {node_id: int(one.get("CPU", 0)) for node_id, one in state.available_resources_per_node().items()}
+    return [
+        ray.remote(num_cpus=number, scheduling_strategy=pinned_to(ray, node_id))(Service).remote()
+        for node_id, number in left.items()
+    ]
+
+
+def test_a_node_that_others_have_taken_is_told(fleet: RayFleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    fleet.start("one", Service)
+    others = _take_all_cpus()
+    try:
+        ray.get([other.note.remote(1) for other in others], timeout=60)
+        monkeypatch.setattr("qfleet.backends.ray_fleet._START_SECONDS", 3.0)
+        with pytest.raises(
+            FleetError, match=r"two has not finished its start within .* CPUs of its node are"
+        ):
+            fleet.start("two", Service)
+    finally:
+        for other in others:
+            ray.kill(other)
 
 
 def test_more_workers_than_cpus_are_refused(fleet: RayFleet) -> None:

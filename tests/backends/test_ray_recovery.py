@@ -247,19 +247,20 @@ def test_threads_of_calls_may_wait_at_the_same_time(team: Team) -> None:
 
 
 def test_workers_are_spread_over_what_is_free() -> None:
-    assert spread({"a": 2, "b": 3}, 4) == ["a", "b", "a", "b"]
-    assert spread({"a": 0, "b": 3}, 2) == ["b", "b"]
-    assert spread({"a": 1, "b": 3}, 4) == ["a", "b", "b", "b"]
+    assert spread({"a": 2, "b": 3}, {}, 4) == ["a", "b", "a", "b"]
+    assert spread({"a": 0, "b": 3}, {}, 2) == ["b", "b"]
+    assert spread({"a": 1, "b": 3}, {}, 4) == ["a", "b", "b", "b"]
+    assert spread({"a": 4, "b": 4}, {"a": 2, "b": 1}, 4) == ["b", "a", "b", "a"]
     with pytest.raises(FleetError, match="5 workers take a CPU each, and the cluster has 4; fewer --workers"):
-        spread({"a": 1, "b": 3}, 5)
+        spread({"a": 1, "b": 3}, {}, 5)
 
 
 def test_later_workers_share_what_is_left() -> None:
-    assert shares({"a": 2, "b": 1}, 3, may_share=False) == (["a", "b", "a"], 1.0)
-    assert shares({"a": 1, "b": 0}, 3, may_share=True) == (["a", "a", "a"], 1 / 3)
-    assert shares({"a": -3, "b": 0}, 3, may_share=True) == (["b", "a", "b"], 0.0)
+    assert shares({"a": 2, "b": 1}, {}, 3, may_share=False) == (["a", "b", "a"], 1.0)
+    assert shares({"a": 2, "b": 1}, {"a": 1, "b": 1}, 3, may_share=True) == (["a", "a", "a"], 1 / 3)
+    assert shares({"a": 2, "b": 2}, {"a": 4, "b": 2}, 3, may_share=True) == (["b", "b", "a"], 0.0)
     with pytest.raises(FleetError, match="3 workers take a CPU each, and the cluster has 1"):
-        shares({"a": 1, "b": -2}, 3, may_share=False)
+        shares({"a": 2, "b": 2}, {"a": 1, "b": 4}, 3, may_share=False)
 
 
 def test_a_node_that_was_silent_is_used_again_once_it_speaks() -> None:

@@ -137,8 +137,8 @@ class RayFleet:
         nodes = {node.node_id: node for node in living or new}
         self._handles = [handle for handle in self._handles if not handle.is_ended]
         taken = Counter(handle.node.node_id for handle in self._handles)
-        free = {node_id: node.num_cpus - taken[node_id] for node_id, node in nodes.items()}
-        places, num_cpus = shares(free, len(names), may_share=self._has_started)
+        cpus = {node_id: node.num_cpus for node_id, node in nodes.items()}
+        places, num_cpus = shares(cpus, taken, len(names), may_share=self._has_started)
         self._has_started = True
         sources = self._ray.put(own_sources())
         return [
@@ -167,12 +167,27 @@ class RayFleet:
         deadline, hosts = time.monotonic() + _START_SECONDS, []
         for handle, answer in asked:
             left = max(0.0, deadline - time.monotonic())
-            process_id, host, machine, found = handle.wait("its start", answer, left)
+            try:
+                process_id, host, machine, found = handle.wait("its start", answer, left)
+            except FleetError as error:
+                raise FleetError(f"{error}{self._if_full(handle.node)}") from error
             handle.who, handle.process_id = f"{handle.name} (process {process_id} on {machine})", process_id
             refuse_other_versions(handle.who, found, versions())
             handle.node.watch(process_id)
             hosts.append(self._host or host)
         return hosts
+
+    def _if_full(self, node: Node) -> str:
+        """What to add to the error of a start, if Ray has no CPU left on that node."""
+        from ray._private import state
+
+        left = state.available_resources_per_node().get(node.node_id)
+        if left is None or left.get("CPU", 0.0) >= 1:
+            return ""
+        return (
+            "; all CPUs of its node are taken, and each worker waits for one: fewer --workers work, or other jobs of "
+            "this cluster have to end"
+        )
 
     def _join(self, handles: Sequence[RayHandle], hosts: Sequence[str], timeout_seconds: float) -> None:
         """Connects the actors with one another."""

@@ -4,6 +4,7 @@ import selectors
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, final
@@ -201,34 +202,40 @@ def pinned_to(ray: Any, node_id: str) -> Any:
     return ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node_id, soft=False)
 
 
-def spread(room: Mapping[str, int], num_workers: int) -> list[str]:
-    """A node for each worker, in turn over those that have room left; FleetError if there is not enough."""
-    left = dict(room)
+def spread(room: Mapping[str, int], taken: Mapping[str, int], num_workers: int) -> list[str]:
+    """A node for each worker, of those with room left the one that has fewest; FleetError if there is not enough.
+
+    Who is started alone goes by this, too, to where fewest are, and not to the first node until it is full.
+    """
+    left, there = dict(room), Counter(taken)
     if sum(left.values()) < num_workers:
         raise FleetError(
             f"{num_workers} workers take a CPU each, and the cluster has {sum(left.values())}; fewer --workers, or "
             "another node, work"
         )
     places: list[str] = []
-    while len(places) < num_workers:
-        for node_id in [node_id for node_id, free in left.items() if free > 0]:
-            places.append(node_id)
-            left[node_id] -= 1
-    return places[:num_workers]
+    for _ in range(num_workers):
+        place = min((node_id for node_id, free in left.items() if free > 0), key=there.__getitem__)
+        places.append(place)
+        left[place] -= 1
+        there[place] += 1
+    return places
 
 
-def shares(free: Mapping[str, int], num_workers: int, *, may_share: bool) -> tuple[list[str], float]:
+def shares(
+    cpus: Mapping[str, int], taken: Mapping[str, int], num_workers: int, *, may_share: bool
+) -> tuple[list[str], float]:
     """A node for each worker, and the CPUs that each takes; FleetError if there are not enough and none may be shared.
 
     Who comes later shares CPUs where all are taken, or fewer are left than there were: slower is better than not.
     """
-    room = {node_id: max(0, number) for node_id, number in free.items()}
+    room = {node_id: max(0, number - taken.get(node_id, 0)) for node_id, number in cpus.items()}
     total = sum(room.values())
-    if may_share and free and not total:
-        fullest_last = sorted(free, key=lambda node_id: -free[node_id])
-        return [fullest_last[number % len(free)] for number in range(num_workers)], 0.0
+    if may_share and room and not total:
+        return spread(dict.fromkeys(room, num_workers), taken, num_workers), 0.0
     crowd = -(-num_workers // max(1, total)) if may_share else 1
-    return spread({node_id: crowd * number for node_id, number in room.items()}, num_workers), 1 / crowd
+    room = {node_id: crowd * number for node_id, number in room.items()}
+    return spread(room, taken, num_workers), 1 / crowd
 
 
 def cause_of(error: BaseException) -> str:
