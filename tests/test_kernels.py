@@ -5,7 +5,15 @@ import pytest
 from numba.core.errors import TypingError
 from scipy import stats
 
-from qfleet.kernels import STREAM_EXPLORATION, STREAM_SAMPLING, copy_entries, kernel, uniform
+from qfleet.kernels import (
+    STREAM_EXPLORATION,
+    STREAM_SAMPLING,
+    callable_part,
+    copy_entries,
+    kernel,
+    part,
+    uniform,
+)
 
 NUM = 100_000
 CHANCE = 1e-5
@@ -86,3 +94,26 @@ def test_entries_are_copied_and_no_others(dtype: type, first: int, start: int, n
 def test_entries_of_another_kind_or_with_gaps_are_refused(array: np.ndarray) -> None:
     with pytest.raises(TypingError):
         _copy(np.zeros(8, np.float32), 0, array, 0, 8)
+
+
+def test_a_part_is_for_kernels_alone() -> None:
+    @part
+    def double(number):
+        return 2 * number
+
+    @kernel
+    def quadruple(number):
+        return double(double(number))
+
+    for call in range(2):  # before it has been compiled for these types, and afterwards
+        with pytest.raises(TypeError, match="double is a part of kernels, which only they can call"):
+            double(3)
+        assert quadruple(3) == 12, call
+
+
+def test_a_callable_part_is_for_both() -> None:
+    @callable_part
+    def double(number):
+        return 2 * number
+
+    assert double(3) == 6

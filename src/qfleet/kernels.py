@@ -22,10 +22,10 @@ STREAM_POLICY = 3
 
 # Sums may be reordered for vector units, but NaN and infinity keep their meaning: losses are checked for them.
 _FASTMATH = {"reassoc", "contract", "arcp", "nsz"}
-_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-
-PART_OPTIONS: dict[str, Any] = {"forceinline": True, "_nrt": False}
-"""What makes a function a part, for numba's decorators."""
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+_INLINED: dict[str, Any] = {"forceinline": True, "_nrt": False}
+PART_OPTIONS: dict[str, Any] = {**_INLINED, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+"""What makes a function a part, for numba's decorators. Wrappers take more than half of the time to compile one."""
 
 
 def kernel(function: Function) -> Function:
@@ -43,8 +43,23 @@ def borrowing_kernel(function: Function) -> Function:
 
 
 def part(function: Function) -> Function:
-    """A part of borrowing kernels: compiled into whatever calls it."""
-    compiled: Any = numba.njit(**_OPTIONS, **PART_OPTIONS)(function)
+    """A part of borrowing kernels: compiled into whatever calls it. TypeError if Python calls it."""
+    compiled: Any = numba.njit(**{**_OPTIONS, **PART_OPTIONS})(function)
+
+    def refuse(*arguments: Any) -> None:
+        raise TypeError(f"{function.__name__} is a part of kernels, which only they can call")
+
+    def keep(overload: Any) -> None:
+        compiled.overloads[tuple(overload.signature.args)] = overload
+
+    # numba would jump to the address 0, where the wrapper is missing, of what it has compiled for a kernel.
+    compiled._compile_for_args, compiled.add_overload = refuse, keep
+    return compiled
+
+
+def callable_part(function: Function) -> Function:
+    """A part that Python can call too."""
+    compiled: Any = numba.njit(**_OPTIONS, **_INLINED)(function)
     return compiled
 
 

@@ -10,7 +10,7 @@ from numba.core.dispatcher import Dispatcher
 from numpy.typing import NDArray
 
 from qfleet.errors import QfleetError
-from qfleet.kernels import part
+from qfleet.kernels import callable_part, part
 from qfleet.worlds.fingerprint import fingerprint
 
 if TYPE_CHECKING:
@@ -54,15 +54,16 @@ class World:
 
     def __post_init__(self) -> None:
         self._refuse_wrong_values()
+        parts = []
         for name, arguments in _ARGUMENTS.items():
             function = getattr(self, name)
-            if function is not None:
-                plain = function.py_func if isinstance(function, Dispatcher) else function
+            plain = function.py_func if isinstance(function, Dispatcher) else function
+            if plain is not None:
                 _refuse_wrong_arguments(self.name, name, plain, arguments)
-                object.__setattr__(self, name, part(plain))
-        functions = (self.step, self.reset, self.allowed, self.approach)
-        object.__setattr__(self, "key", fingerprint(*functions))
-        FUNCTIONS[self.key] = functions
+                object.__setattr__(self, name, callable_part(plain))
+            parts.append(None if plain is None else part(plain))
+        object.__setattr__(self, "key", fingerprint(*parts))
+        FUNCTIONS[self.key] = tuple(parts)
 
     def _refuse_wrong_values(self) -> None:
         limit = () if self.max_episode_steps is None else ("max_episode_steps",)
@@ -109,7 +110,7 @@ class World:
 
 
 FUNCTIONS: dict[str, tuple[Any, ...]] = {}
-"""(step, reset, allowed, approach) of every world made in this process, by its key."""
+"""(step, reset, allowed, approach) of every world made in this process, by its key, for kernels."""
 
 _ARGUMENTS = {
     "step": ("parameters", "state", "action", "random"),
