@@ -260,7 +260,7 @@ def _trained(out: Path, backend: str, world: str = "GridWorld-16", **settings: A
 @pytest.mark.parametrize(
     ("name", "workers", "world"),
     soaked(
-        [*((name, 3, "GridWorld-16") for name in TOPOLOGIES), ("partitioned", 4, "Garnet-60")],
+        [(name, 3, "GridWorld-16") for name in TOPOLOGIES],
         [(name, workers, "GridWorld-16") for name in ("equal", "partitioned") for workers in (1, 2, 3, 4)]
         + [(name, workers, "Garnet-60") for name in ("equal", "partitioned") for workers in (2, 3, 4)]
         + [(name, 3, "GridWorld-16") for name in ("delta", "visits", "shards")],

@@ -124,7 +124,7 @@ def _struck_run(name: str, how: str, out: Path, chance: random.Random) -> tuple[
 
 @pytest.mark.parametrize(
     ("how", "names"),
-    [("SIGKILL", ["averaged"]), ("node", ["partitioned"])]
+    [("SIGKILL", ["averaged"])]
     + [
         pytest.param(how, [*TOPOLOGIES] * 7, marks=[pytest.mark.soak, pytest.mark.alone])
         for how in ("SIGKILL", "SIGSTOP", "node")

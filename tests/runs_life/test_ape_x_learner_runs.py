@@ -74,6 +74,7 @@ def test_learners_are_equal_in_the_end_and_counts_are_right(
     assert_counts(counts, "ape-x")
 
 
+@pytest.mark.soak
 def test_losses_leave_them_equal(tmp_path: Path) -> None:
     """A learner: all go back to the snapshot. A shard: all go on from where the first one is."""
     plan = [(700, "_learners", 1), (1500, "_shards", 0), (2300, "_learners", 0)]
