@@ -136,10 +136,7 @@ def ratio_of_a_launch(num_turns: int) -> float:
         for _ in range(STINTS_A_LAUNCH):
             rates = fleet.rate(), plain.rate()
             ratios.append(100 * rates[0] / rates[1])
-    print(
-        f"         a launch: {median(ratios):.1f} %, its last stint {rates[0]:.0f} of {rates[1]:.0f} steps/s",
-        flush=True,
-    )
+    print(f"         a launch: {median(ratios):.1f} %", flush=True)
     return median(ratios)
 
 
