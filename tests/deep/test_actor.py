@@ -122,6 +122,20 @@ def test_a_block_is_cut_at_the_steps_that_are_left() -> None:
     actor.close()
 
 
+def test_a_block_ends_when_its_time_is_over_and_not_before_the_first_step() -> None:
+    stored = []
+    for seconds, num_blocks in ((1e-9, 40), (60.0, 10)):
+        actor, replay = make_actor("CartPole-v1")
+        actor.start()
+        blocks = [actor.gather(parameters(), 1000, max_seconds=seconds) for _ in range(num_blocks)]
+        assert [block.num_steps for block in blocks] == [120 // num_blocks] * num_blocks
+        for block in blocks:
+            replay.append(block.block)
+        stored.append(drawable(replay))
+        actor.close()
+    assert stored[0] == stored[1]
+
+
 @pytest.mark.parametrize("name", ["CartPole-v1", "MountainCar-v0", "LunarLander-v3"])
 def test_paused_and_resumed_in_another_actor_it_goes_on_bit_by_bit(name: str) -> None:
     first, _ = make_actor(name)

@@ -210,6 +210,11 @@ def test_what_cannot_be_is_refused(topology: str, changes: dict[str, Any], said:
     assert not (tmp_path / "run").exists()
 
 
+def test_an_actor_without_time_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(QfleetError, match="block_seconds is 0; it must be above 0"):
+        tiny(tmp_path / "run", "ape-x", block_seconds=0)
+
+
 @pytest.mark.parametrize(
     ("topology", "name"),
     [

@@ -1,4 +1,4 @@
-"""Workers that do not wait for one another: one whose environments are slow does not hold the others up."""
+"""Workers that do not wait for one another, and slow ones whose steps are delivered before a block is full."""
 
 import threading
 import time
@@ -67,3 +67,32 @@ def test_a_slow_worker_does_not_hold_the_others_up(
     settings |= {"steps": NUM_STEPS, "workers": 2, "topology": topology, "backend": "threads", "num_envs": 1}
     run = qfleet.train(Uneven, out=tmp_path / "run", **(settings | own))
     assert run.summary["steps"] == NUM_STEPS and run.summary["stopped_by"] == "steps"
+
+
+class Slow(gymnasium.Env):
+    """A hundred steps a second."""
+
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (3,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._observation = self.observation_space.sample()
+        return self._observation, {}
+
+    def step(self, action):
+        name = threading.current_thread().name
+        made[name] = made.get(name, 0) + 1
+        time.sleep(0.01)
+        return self._observation, float(action), made[name] % 10 == 0, False, {}
+
+
+def test_slow_actors_deliver_as_they_go_and_share_the_steps_to_the_end(tmp_path: Path) -> None:
+    made.clear()
+    settings = TINY | {"steps": 400, "workers": 2, "topology": "ape-x", "backend": "threads", "num_envs": 1}
+    settings |= {"block_steps": 300, "block_seconds": 0.1}
+    with qfleet.begin(Slow, out=tmp_path / "run", **settings) as training:
+        seen = {status.steps for status in training}
+    assert len(seen) >= 20 and max(seen) == 400
+    acted = [made["actor 0"], made["actor 1"]]
+    assert sum(acted) == 400 and min(acted) >= 100

@@ -1,5 +1,7 @@
 """The actor: steps environments with an exploring policy and gathers what a replay needs."""
 
+import math
+import time
 from dataclasses import dataclass, replace
 from typing import Any, final
 
@@ -107,15 +109,19 @@ class Actor:
         self._see(observations, masks, np.ones(len(observations), np.bool_))
         self._returns[:], self._lengths[:] = 0, 0
 
-    def gather(self, parameters: Parameters, max_steps: int, *, settle: bool = False) -> Gathered:
-        """Acts for one block, or until `max_steps` steps are made if that is sooner.
+    def gather(
+        self, parameters: Parameters, max_steps: int, *, max_seconds: float = math.inf, settle: bool = False
+    ) -> Gathered:
+        """Acts for one block, or until `max_steps` steps are made or `max_seconds` are over if that is sooner.
 
-        `settle`: no transition waits for rewards of the next block; those it would wait for are left out of its return.
+        The step of all environments that is under way then is finished, and there is one at least. `settle`: no
+        transition waits for rewards of the next block; those it would wait for are left out of its return.
         """
         self._policy.load(parameters)
         before, returns, lengths = self.num_steps, [], []
-        for _ in range(self._vector_steps_per_block):
-            if self.num_steps - before >= max_steps:
+        deadline = time.monotonic() + max_seconds
+        for number in range(self._vector_steps_per_block):
+            if self.num_steps - before >= max_steps or (number and time.monotonic() >= deadline):
                 break
             self._step(returns, lengths)
         if settle:

@@ -1,5 +1,6 @@
 """An actor as a service: its driver learns what it did; the block goes to the replay without passing there."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, final
@@ -49,8 +50,8 @@ class ActorService:
         """Begins a new episode in every environment."""
         self._actor.start()
 
-    def gather(self, parameters: Parameters, max_steps: int) -> Answer:
-        """Acts for one block, or until `max_steps` steps are made if that is sooner.
+    def gather(self, parameters: Parameters, max_steps: int, max_seconds: float = math.inf) -> Answer:
+        """Acts for one block, or until `max_steps` steps are made or `max_seconds` are over if that is sooner.
 
         Tells a GatherReport, and gives the Block. What the environments raise is raised again by every later call,
         until `begin_anew`.
@@ -58,7 +59,7 @@ class ActorService:
         if self._error is not None:
             raise self._error
         try:
-            gathered = self._actor.gather(parameters, max_steps)
+            gathered = self._actor.gather(parameters, max_steps, max_seconds=max_seconds)
         except Exception as error:
             self._error = error
             raise

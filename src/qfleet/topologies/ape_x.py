@@ -74,6 +74,10 @@ class ApeX(ServicesTopology):
         """The blocks that every actor's slots bring, until they are stored."""
         self._gathered: dict[tuple[int, int], GatherReport] = {}
         """Reports of those that are being stored."""
+        self._asked: dict[tuple[int, int], int] = {}
+        """The most steps that each of these blocks will have."""
+        self._next_steps = [config.block_steps] * actors
+        """What every actor is asked for: no more than it can do in `block_seconds`, but for a factor of two."""
         self._num_stored = [0] * shards
         """Transitions of each shard, as it said last."""
         self._num_updates = 0
@@ -130,9 +134,9 @@ class ApeX(ServicesTopology):
     def _start_idle(self) -> None:
         if self._num_updates >= self._snapshot["updates"] + _SNAPSHOT_UPDATES:
             self._snapshot = self._learners.one(0, "save_state")
-        steps = self._config.block_steps
         for slot, number in itertools.product(range(_SLOTS), range(len(self._actors))):
-            may_insert = self._limiter.may_insert(steps) or not self._num_stored[self._place(number)[0]]
+            starves = not self._num_stored[self._place(number)[0]]
+            may_insert = starves or self._limiter.may_insert(self._next_steps[number])
             if (number, slot) not in self._gathering and self._left_steps() > 0 and may_insert:
                 self._gather(number, slot)
         for slot in range(_SLOTS):
@@ -140,7 +144,7 @@ class ApeX(ServicesTopology):
                 self._learn(slot, batches)
 
     def _left_steps(self) -> int:
-        return self._run.total_steps - self.num_steps - self._config.block_steps * len(self._gathering)
+        return self._run.total_steps - self.num_steps - sum(self._asked.values())
 
     def _batches_due(self) -> int:
         """How many may be drawn at once; at the end of the run those that are still owed, and no more."""
@@ -153,7 +157,8 @@ class ApeX(ServicesTopology):
 
     def _gather(self, number: int, slot: int) -> None:
         """A block; it is delivered once it is there: a shard does what it is asked in order, and would wait."""
-        steps = max(1, min(self._config.block_steps, self._left_steps()))
+        steps = max(1, min(self._next_steps[number], self._left_steps()))
+        self._asked[number, slot] = steps
         self._gathering[number, slot] = self._actors.call(number, "gather", steps)
         self._chains.watch(("actor", number, slot), self._gathering[number, slot])
 
@@ -201,10 +206,11 @@ class ApeX(ServicesTopology):
             self._prioritize(future)
             return None
         if role == "actor":
-            self._gathered[number, slot] = self._acted(self._actors, number, future)
+            report = self._gathered[number, slot] = self._acted(self._actors, number, future)
+            self._next_steps[number] = min(self._config.block_steps, 2 * report.num_steps)
             self._deliver(number, slot)
             return None
-        del self._gathering[number, slot]
+        del self._gathering[number, slot], self._asked[number, slot]
         report = self._gathered.pop((number, slot))
         stored: ShardReport = future.result(self._timeout_seconds)
         self._limiter.insert(report.num_steps)
@@ -231,8 +237,8 @@ class ApeX(ServicesTopology):
             if number in actors or number in unstored or shard in shards:
                 first = self._actors.one(number, "begin_anew")
                 self._shards.one(shard, "restart_writer", writer, first)
-        self._gathering.clear()
-        self._gathered.clear()
+        for blocks in (self._gathering, self._gathered, self._asked):
+            blocks.clear()
 
     def _load_learners(self, state: dict[str, Any]) -> None:
         self._learners.all("load_state", state)

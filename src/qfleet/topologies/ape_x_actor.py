@@ -32,6 +32,7 @@ class ApeXActor:
         seed, prioritizes = worker_seed(run.seed, number, incarnation), own.priority_exponent > 0
         make = partial(run.members.make_actor, own, seed, config.block_steps, makes_priorities=prioritizes)
         self._actor, self._board, self._parameters = ActorService(make), board, run.initial
+        self._block_seconds = config.block_seconds
 
     def start(self) -> None:
         """Begins the first episodes."""
@@ -43,7 +44,7 @@ class ApeXActor:
     def gather(self, max_steps: int) -> Answer:
         """A block with the newest parameters: see `ActorService.gather`."""
         self._parameters = self._board.newest(self._parameters.version) or self._parameters
-        return self._actor.gather(self._parameters, max_steps)
+        return self._actor.gather(self._parameters, max_steps, self._block_seconds)
 
     def begin_anew(self) -> int:
         """Breaks its episodes off, as what it wrote is lost; the number of the next frame."""

@@ -19,8 +19,10 @@ class ApeXConfig:
     """Services that share the work of every minibatch; the updates are those of one."""
     learner_threads: int = 1
     """Threads that make each update of the only learner together, a part of the minibatch each."""
-    block_steps: int = 128
+    block_steps: int = 256
     """Steps of an actor between two deliveries, rounded up to whole steps of its environments."""
+    block_seconds: float = 0.25
+    """An actor that takes longer for them delivers what it has by then."""
     batches_per_sample: int = 8
     """Minibatches that are drawn at once."""
     publish_every_updates: int = 16
@@ -39,6 +41,8 @@ class ApeXConfig:
             "batches_per_sample",
             "publish_every_updates",
         )
+        if not self.block_seconds > 0:
+            raise QfleetError(f"block_seconds is {self.block_seconds}; it must be above 0")
         refuse_no_patience(self)
         if self.num_learners > _MOST_LEARNERS:
             raise QfleetError(
