@@ -1,4 +1,4 @@
-"""Runs in which actors act and nobody learns, and how fast they went by their metrics."""
+"""Runs that neither evaluate nor save, most of them without learning, and how fast they went by their metrics."""
 
 import tempfile
 from collections.abc import Callable
@@ -18,13 +18,17 @@ START_SHARE = 0.2
 
 def acting_rate(make_environment: Callable[[], gymnasium.Env], steps: int, **settings: Any) -> float:
     """Environment steps a second of all actors of Ape-X, after the start; learning would begin after the run."""
+    return run_rate(make_environment, steps, topology="ape-x", learning_starts_steps=NEVER, **settings)
+
+
+def run_rate(environment: Any, steps: int, **settings: Any) -> float:
+    """Environment steps a second of a run that neither evaluates nor saves, after its start."""
     with tempfile.TemporaryDirectory() as folder:
         qfleet.train(
-            make_environment,
+            environment,
             algorithm="dqn",
-            topology="ape-x",
             steps=steps,
-            learning_starts_steps=NEVER,
+            until_return=np.inf,
             evaluate_every_steps=NEVER,
             checkpoint_every_steps=NEVER,
             evaluation_episodes=1,
