@@ -75,6 +75,17 @@ def test_the_newest_version_is_read_in_every_service_and_only_if_it_is_newer(set
     assert reader.call("read", 4).result(20) is None
 
 
+def test_one_who_has_not_looked_for_long_sees_the_newest_and_not_the_first_it_missed(setting: Setting) -> None:
+    setting.writer.call("publish", setting.board, 1, 1, 100).result(20)
+    _seen_soon(setting.readers[0], 0, (1, 100, 1))
+    for version in range(2, 8):
+        setting.writer.call("publish", setting.board, version, version, 100).result(20)
+        time.sleep(0.05)
+    time.sleep(0.5)
+    assert setting.readers[0].call("read", 1).result(20) == (7, 100, 7)
+    assert _version_soon(setting.board, 7).size == 100
+
+
 def test_a_board_may_be_an_argument_and_refuses_what_does_not_fit(setting: Setting) -> None:
     setting.writer.call("publish", setting.other, 1, 3, 100).result(20)
     assert (_version_soon(setting.other, 3) == 3).all()

@@ -1,7 +1,8 @@
 """A board of a Ray cluster: each version is put into the object store once, and nodes fetch it to read it.
 
 An actor knows the newest version. Each process that reads has one question to it under way, which is answered when
-there is something newer: reading costs a look at whether the answer has come.
+there is something newer: reading costs a look at whether the answer has come. If it has, the newest is asked for, as
+there may have been more since.
 """
 
 import asyncio
@@ -101,11 +102,7 @@ class RayBoard:
             raise FleetError(f"a board cannot be read ({one_line(error)})") from error
 
     def _take_news(self, ray: Any) -> None:
-        """If there are any; the first question is waited for, as its answer may have been there for long."""
-        if self._asked is None:
+        """If there are any. What the answer says may be old: it has waited until somebody reads."""
+        if self._asked is None or ray.wait([self._asked], timeout=0)[0]:
             self._newest = Written(*ray.get(self._keeper.after.remote(-1), timeout=_SECONDS))
-        elif ray.wait([self._asked], timeout=0)[0]:
-            self._newest = Written(*ray.get(self._asked, timeout=_SECONDS))
-        else:
-            return
-        self._asked = self._keeper.after.remote(self._newest.num_writes)
+            self._asked = self._keeper.after.remote(self._newest.num_writes)
