@@ -31,6 +31,7 @@ check: test-install  ## Static checks.
 	$(BIN)/lint-imports
 
 test: check  ## Everything that must hold; some twenty-five minutes on two cores.
+	$(BIN)/python -m compileall -q src tests  # a thousand processes import them, where they may not write bytecode
 	$(PYTEST) -m "not soak" --numprocesses 2 --dist worksteal
 
 soak: test-install  ## The slow proofs, in full.
@@ -63,6 +64,7 @@ bench-fleet: test-install  ## The figures of several workers of networks in docs
 	-$(BIN)/python benchmarks/fleet_sleeping.py
 	-$(BIN)/python benchmarks/fleet_burning.py
 	-$(BIN)/python benchmarks/fleet_minatar.py
+	-$(BIN)/python benchmarks/fleet_against_serial.py
 	-$(BIN)/python benchmarks/fleet_memory.py
 	-$(BIN)/python benchmarks/fleet_orphans.py
 	-$(BIN)/python benchmarks/cart_pole_seeds.py

@@ -75,7 +75,9 @@ def test_the_newest_version_is_read_in_every_service_and_only_if_it_is_newer(set
     assert reader.call("read", 4).result(20) is None
 
 
-def test_one_who_has_not_looked_for_long_sees_the_newest_and_not_the_first_it_missed(setting: Setting) -> None:
+def test_one_who_has_not_looked_for_long_sees_the_newest_and_not_the_first_it_missed(
+    setting: Setting,
+) -> None:
     setting.writer.call("publish", setting.board, 1, 1, 100).result(20)
     _seen_soon(setting.readers[0], 0, (1, 100, 1))
     for version in range(2, 8):

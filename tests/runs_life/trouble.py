@@ -74,6 +74,7 @@ class Trouble:
         self.said: list[str] = []
         """Every line the run had to say."""
         self._thread: threading.Thread | None = None
+        self._ended = threading.Event()
 
     def members(self) -> dict[str, int]:
         """Process ids, by name."""
@@ -114,10 +115,11 @@ class Trouble:
 
     def _run(self, plan: Sequence[tuple[str, signal.Signals]], pauses: Sequence[float]) -> None:
         for (member, number), pause in zip(plan, pauses, strict=True):
-            time.sleep(pause)
+            if self._ended.wait(pause):
+                return
             loss, deadline = self.send(member, number), time.monotonic() + _GIVEN_UP_SECONDS
-            while not loss.is_over and time.monotonic() < deadline:
-                time.sleep(0.05)
+            while not loss.is_over and not self._ended.wait(0.05) and time.monotonic() < deadline:
+                pass
 
     def begin_together(self, members: Sequence[str], delay_seconds: float) -> None:
         """The first is killed, and so much later the second."""
@@ -129,6 +131,12 @@ class Trouble:
 
         self._thread = threading.Thread(target=kill_both, daemon=True)
         self._thread.start()
+
+    def end(self) -> None:
+        """The run has come to its end, maybe before what was planned: nobody is sent anything any more."""
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join(_GIVEN_UP_SECONDS)
 
     @property
     def has_begun(self) -> bool:
@@ -166,4 +174,7 @@ def troubled(environment: Any, out: Path, settings: dict[str, Any]) -> Iterator[
         Training(problem, folder, report=trouble.hear) as training,
     ):
         trouble.training = training
-        yield training, trouble
+        try:
+            yield training, trouble
+        finally:
+            trouble.end()
