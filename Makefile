@@ -30,7 +30,7 @@ check: test-install  ## Static checks.
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-test: check  ## Everything that must hold; some twenty-five minutes on two cores.
+test: check  ## Everything that must hold; some twenty minutes on two cores.
 	$(BIN)/python -m compileall -q src tests  # a thousand processes import them, where they may not write bytecode
 	$(PYTEST) -m "not soak" --numprocesses 2 --dist worksteal
 
