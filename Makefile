@@ -31,7 +31,7 @@ check: test-install  ## Static checks.
 	$(BIN)/lint-imports
 
 test: check  ## Everything that must hold; some twenty minutes on two cores.
-	$(BIN)/python -m compileall -q src tests  # a thousand processes import them, where they may not write bytecode
+	$(BIN)/python -m compileall -q src tests  # the tests' many processes import them, maybe where they may not write bytecode
 	$(PYTEST) -m "not soak" --numprocesses 2 --dist worksteal
 
 soak: test-install  ## The slow proofs, in full.

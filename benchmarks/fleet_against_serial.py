@@ -20,10 +20,16 @@ from timing import best_seconds, verdict
 STEP_SECONDS, MANY_TURNS = 1e-3, 100_000
 LEARNED_STEPS_A_SECOND = 130
 """By serial, about."""
-TOPOLOGIES = (
-    *("averaged", "data-parallel", "pooled", "asynchronous", "async-n-step", "parameter-server", "ape-x"),
-    "model-parallel",
-)
+GATHERING = [
+    "averaged",
+    "data-parallel",
+    "pooled",
+    "asynchronous",
+    "async-n-step",
+    "parameter-server",
+    "ape-x",
+]
+TOPOLOGIES = [*GATHERING, "model-parallel"]
 ACTING: dict[str, Any] = {"hidden_sizes": (64, 64), "batch_size": 64, "updates_per_step": 0.125}
 LEARNING: dict[str, Any] = {"hidden_sizes": (2048, 2048), "batch_size": 512, "updates_per_step": 0.05}
 REPLAY: dict[str, Any] = {"learning_starts_steps": 600, "replay_capacity": 50_000, "priority_exponent": 0.0}
@@ -37,8 +43,10 @@ def rate(environment: Any, steps: int, kind: dict[str, Any], topology: str, back
     return run_rate(environment, steps, topology=topology, num_envs=8, **workers, **settings, **learning)
 
 
-def compare(what: str, environment: Any, steps: int, kind: dict[str, Any], backend: str, names: list[str]):
-    """Whether all are faster than serial."""
+def compare(
+    what: str, environment: Any, steps: int, kind: dict[str, Any], backend: str, names: list[str]
+) -> list[bool]:
+    """Whether each is faster than serial."""
     serial = rate(environment, steps, kind, "serial", backend)
     print(f"         {what}: serial {serial:.0f} steps/s", flush=True)
     return [
@@ -56,7 +64,7 @@ def compare(what: str, environment: Any, steps: int, kind: dict[str, Any], backe
 def main(seconds: float, topologies: list[str]) -> bool:
     turns = round(MANY_TURNS * STEP_SECONDS / best_seconds(lambda calls: burn(calls * MANY_TURNS), 1))
     slow = partial(BurningEnv, turns)
-    acting = [name for name in topologies if name != "model-parallel"]
+    acting = [name for name in topologies if name in GATHERING]
     learning = [name for name in topologies if name != "async-n-step"]
     steps = round(seconds / STEP_SECONDS), round(seconds * LEARNED_STEPS_A_SECOND)
     reached = compare("acting", slow, steps[0], ACTING, "processes", acting)
@@ -65,4 +73,4 @@ def main(seconds: float, topologies: list[str]) -> bool:
 
 if __name__ == "__main__":
     asked = sys.argv[1:]
-    raise SystemExit(0 if main(float([*asked, 20][0]), asked[1:] or list(TOPOLOGIES)) else 1)
+    raise SystemExit(0 if main(float([*asked, 20][0]), asked[1:] or TOPOLOGIES) else 1)

@@ -184,7 +184,7 @@ def _services(
         served = _served(told, make_source, told.share.updates_due)
         return ParameterServer(fleet, served, config, restarts)
     if isinstance(config, ApeXConfig):
-        return ApeX(fleet, told, config, restarts)
+        return ApeX(fleet, told, config, problem.settings.environments.num_envs, restarts)
     return Pooled(fleet, told, learner, config, restarts)
 
 

@@ -12,7 +12,7 @@ A limiter keeps the ratio of updates to steps: whoever runs ahead waits (arXiv 1
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, final
 
@@ -41,12 +41,26 @@ _SLOTS = 2
 _SNAPSHOT_UPDATES = 1000
 
 
+@dataclass
+class _Block:
+    """What an actor is asked for."""
+
+    most_steps: int
+    """Those asked for, and the rest of the last step of all its environments."""
+    future: Future
+    report: GatherReport | None = None
+    """Once it is acted, and being stored."""
+
+
 @final
 class ApeX(ServicesTopology):
     """Two chains of calls for each actor, and two for the learners."""
 
-    def __init__(self, fleet: Fleet, run: NetworkRun, config: ApeXConfig, restarts: Restarts) -> None:
-        self._run, self._config, timeout = run, config, config.stall_timeout_seconds
+    def __init__(
+        self, fleet: Fleet, run: NetworkRun, config: ApeXConfig, num_envs: int, restarts: Restarts
+    ) -> None:
+        """`num_envs`: of each actor."""
+        self._num_envs, self._run, self._config, timeout = num_envs, run, config, config.stall_timeout_seconds
         actors, shards = run.num_workers, min(config.num_shards, run.num_workers)
         self._board = ParameterBoard(fleet, run.initial)
         own = replace(run.config, replay_capacity=max(1, run.config.replay_capacity // shards))
@@ -70,12 +84,8 @@ class ApeX(ServicesTopology):
         self._mean_epsilon = float(
             np.mean([ladder(run.config, actor, actors).exploration_final for actor in range(actors)])
         )
-        self._gathering: dict[tuple[int, int], Future] = {}
-        """The blocks that every actor's slots bring, until they are stored."""
-        self._gathered: dict[tuple[int, int], GatherReport] = {}
-        """Reports of those that are being stored."""
-        self._asked: dict[tuple[int, int], int] = {}
-        """The most steps that each of these blocks will have."""
+        self._blocks: dict[tuple[int, int], _Block] = {}
+        """Those that every actor's slots bring, until they are stored."""
         self._next_steps = [config.block_steps] * actors
         """What every actor is asked for: no more than it can do in `block_seconds`, but for a factor of two."""
         self._num_stored = [0] * shards
@@ -137,35 +147,36 @@ class ApeX(ServicesTopology):
         for slot, number in itertools.product(range(_SLOTS), range(len(self._actors))):
             starves = not self._num_stored[self._place(number)[0]]
             may_insert = starves or self._limiter.may_insert(self._next_steps[number])
-            if (number, slot) not in self._gathering and self._left_steps() > 0 and may_insert:
+            if (number, slot) not in self._blocks and self._left_steps() > 0 and may_insert:
                 self._gather(number, slot)
         for slot in range(_SLOTS):
             if ("learner", 0, slot) not in self._chains and (batches := self._batches_due()):
                 self._learn(slot, batches)
 
     def _left_steps(self) -> int:
-        return self._run.total_steps - self.num_steps - sum(self._asked.values())
+        under_way = sum(block.most_steps for block in self._blocks.values())
+        return self._run.total_steps - self.num_steps - under_way
 
     def _batches_due(self) -> int:
         """How many may be drawn at once; at the end of the run those that are still owed, and no more."""
         batches = self._config.batches_per_sample
         if not all(self._num_stored):
             return 0
-        if self._left_steps() <= 0 and not self._gathering:
+        if self._left_steps() <= 0 and not self._blocks:
             return max(0, min(batches, int(self._limiter.balance())))
         return batches if self._limiter.may_sample(batches) else 0
 
     def _gather(self, number: int, slot: int) -> None:
         """A block; it is delivered once it is there: a shard does what it is asked in order, and would wait."""
         steps = max(1, min(self._next_steps[number], self._left_steps()))
-        self._asked[number, slot] = steps
-        self._gathering[number, slot] = self._actors.call(number, "gather", steps)
-        self._chains.watch(("actor", number, slot), self._gathering[number, slot])
+        gathered = self._actors.call(number, "gather", steps)
+        block = self._blocks[number, slot] = _Block(steps + self._num_envs - 1, gathered)
+        self._chains.watch(("actor", number, slot), block.future)
 
     def _deliver(self, number: int, slot: int) -> None:
         """To the actor's shard."""
         shard, writer = self._place(number)
-        stored = self._shards.call(shard, "append", writer, self._gathering[number, slot])
+        stored = self._shards.call(shard, "append", writer, self._blocks[number, slot].future)
         self._chains.watch(("block", number, slot), stored)
 
     def _place(self, actor: int) -> tuple[int, int]:
@@ -206,12 +217,12 @@ class ApeX(ServicesTopology):
             self._prioritize(future)
             return None
         if role == "actor":
-            report = self._gathered[number, slot] = self._acted(self._actors, number, future)
+            report = self._blocks[number, slot].report = self._acted(self._actors, number, future)
             self._next_steps[number] = min(self._config.block_steps, 2 * report.num_steps)
             self._deliver(number, slot)
             return None
-        del self._gathering[number, slot], self._asked[number, slot]
-        report = self._gathered.pop((number, slot))
+        report = self._blocks.pop((number, slot)).report
+        assert report is not None
         stored: ShardReport = future.result(self._timeout_seconds)
         self._limiter.insert(report.num_steps)
         self._num_stored[self._place(number)[0]] = stored.num_alive
@@ -221,7 +232,7 @@ class ApeX(ServicesTopology):
 
     def _take_in(self, lost: Sequence[Member]) -> None:
         """If a learner was lost, all go back to the snapshot; what a lost shard held is gathered anew."""
-        unstored = {number for number, _ in self._gathering}
+        unstored = {number for number, _ in self._blocks}
         if any(crew is self._learners for crew, _ in lost):
             self._load_learners(self._snapshot)
         elif len(self._learners) > 1:
@@ -237,8 +248,7 @@ class ApeX(ServicesTopology):
             if number in actors or number in unstored or shard in shards:
                 first = self._actors.one(number, "begin_anew")
                 self._shards.one(shard, "restart_writer", writer, first)
-        for blocks in (self._gathering, self._gathered, self._asked):
-            blocks.clear()
+        self._blocks.clear()
 
     def _load_learners(self, state: dict[str, Any]) -> None:
         self._learners.all("load_state", state)
