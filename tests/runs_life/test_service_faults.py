@@ -113,6 +113,35 @@ PAIRS = {
 }
 
 
+GIVERS = {"asynchronous": "replay 0", "parameter-server": "parameter shard 1", "ape-x": "replay shard 1"}
+"""Whom those that learn wait for."""
+
+
+@pytest.mark.parametrize(
+    ("topology", "backend"),
+    soaked(
+        [("ape-x", "ray")],
+        [(topology, backend) for backend in ("processes", "ray") for topology in GIVERS],
+    ),
+)
+def test_a_stopped_giver_is_noticed_in_time_though_the_driver_asks_those_who_wait_for_it(
+    topology: str, backend: str, tmp_path: Path
+) -> None:
+    """Parameters and measures, in every turn: the question waits behind an update, and that for the stopped one."""
+    settings = settings_of(topology, backend, steps=10**8, restarts=1)
+    with troubled("CartPole-v1", tmp_path / "run", settings) as (training, trouble):
+        trainee: Any = training.trainee
+        for status in training:
+            trouble.see(status)
+            if status.updates > 50 and not trouble.losses:
+                trouble.send(GIVERS[topology], signal.SIGSTOP)
+            trainee.topology.parameters()
+            trainee.topology.measured()
+            if trouble.losses and trouble.losses[0].is_over:
+                training.stop("enough")
+    trouble.check()
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("delay_seconds", [0.0, 0.4])
 @pytest.mark.parametrize("backend", ["processes", "ray"])

@@ -142,8 +142,9 @@ class ApeX(ServicesTopology):
         )
 
     def _start_idle(self) -> None:
-        if self._num_updates >= self._snapshot["updates"] + _SNAPSHOT_UPDATES:
-            self._snapshot = self._learners.one(0, "save_state")
+        is_old = self._num_updates >= self._snapshot["updates"] + _SNAPSHOT_UPDATES
+        if is_old and ("snapshot", 0, 0) not in self._chains:
+            self._chains.watch(("snapshot", 0, 0), self._learners.call(0, "save_state"))
         for slot, number in itertools.product(range(_SLOTS), range(len(self._actors))):
             starves = not self._num_stored[self._place(number)[0]]
             may_insert = starves or self._limiter.may_insert(self._next_steps[number])
@@ -212,6 +213,9 @@ class ApeX(ServicesTopology):
 
     def _finish(self, tag: tuple[str, int, int], future: Future) -> Turn | None:
         role, number, slot = tag
+        if role == "snapshot":
+            self._snapshot = future.result(self._timeout_seconds)
+            return None
         if role == "learner":
             self._num_updates = future.result(self._timeout_seconds).version
             self._prioritize(future)
@@ -256,7 +260,7 @@ class ApeX(ServicesTopology):
 
     def parameters(self) -> Parameters:
         """The learners'."""
-        return self._lasting(partial(self._learners.one, 0, "parameters"))
+        return self._ask(self._learners, "parameters", [0])[0]
 
     def set_parameters(self, parameters: Parameters) -> None:
         """Gives them to the learners, and on the board."""
@@ -264,7 +268,7 @@ class ApeX(ServicesTopology):
 
     def measured(self) -> dict[str, float]:
         """The learners' means."""
-        return self._lasting(partial(self._learners.one, 0, "statistics"))
+        return self._ask(self._learners, "statistics", [0])[0]
 
     def save_state(self) -> dict[str, Any]:
         """All services."""

@@ -242,7 +242,7 @@ class AsyncNStep(ServicesTopology):
         """What all share; buffers of a module are the first worker's."""
         buffers: dict[str, NDArray] = {}
         if self._run.initial.buffers:
-            buffers = self._lasting(partial(self._workers.one, 0, "buffers"))
+            [buffers] = self._ask(self._workers, "buffers", [0])
         return Parameters(self.num_updates, self._memory.vectors[0].copy(), buffers)
 
     def set_parameters(self, parameters: Parameters) -> None:

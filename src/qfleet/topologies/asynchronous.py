@@ -342,7 +342,7 @@ class Asynchronous(ServicesTopology):
     def parameters(self) -> Parameters:
         """Those of the agent whose latest episodes brought most."""
         best = self._best(range(len(self._agents)))
-        found: Parameters = self._lasting(partial(self._agents.one, best, "parameters"))
+        found: Parameters = self._ask(self._agents, "parameters", [best])[0]
         return Parameters(self.num_updates, found.vector, found.buffers)
 
     def set_parameters(self, parameters: Parameters) -> None:

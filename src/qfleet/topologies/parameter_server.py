@@ -321,29 +321,25 @@ class ParameterServer(ServicesTopology):
 
     def _let_take_over(self, rank: int) -> None:
         """The lost one's episodes, and its replay, are gone."""
-        parameters = self._pulled_parameters()
+        parameters = self._joined(self._servers.all("pull"))
         self._workers.one(rank, "take_over", parameters, self._steps[rank], self._owed[rank])
 
     # Values and states
 
     def parameters(self) -> Parameters:
         """The server's, as far as they are acted with; buffers of a module are the first worker's."""
-        return self._lasting(self._found_parameters)
-
-    def _found_parameters(self) -> Parameters:
-        buffers = self._workers.one(0, "buffers") if self._run.initial.buffers else {}
-        found = self._pulled_parameters()
+        buffers = self._ask(self._workers, "buffers", [0])[0] if self._run.initial.buffers else {}
+        found = self._joined(self._ask(self._servers, "pull", range(len(self._servers))))
         return Parameters(found.version, found.vector[: self._run.num_acting], buffers)
 
-    def _pulled_parameters(self) -> Parameters:
+    def _joined(self, slices: Sequence[Slice]) -> Parameters:
         """With the buffers that a network begins with."""
-        slices: list[Slice] = self._servers.all("pull")
         buffers = self._run.initial.buffers
         return Parameters(slices[0].report.version, np.concatenate([part.values for part in slices]), buffers)
 
     def set_parameters(self, parameters: Parameters) -> None:
         """Gives them to the server; target networks follow with their next moves."""
-        vector = self._pulled_parameters().vector
+        vector = self._joined(self._servers.all("pull")).vector
         check_same_network(self._run.num_acting, parameters)
         vector[: self._run.num_acting] = parameters.vector
         for shard, (first, last) in enumerate(self._bounds):

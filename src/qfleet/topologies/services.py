@@ -4,6 +4,8 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from qfleet.errors import FleetError, QfleetError
@@ -17,6 +19,13 @@ from qfleet.topologies.topology import Topology, Turn, merged
 _CLOSE_SECONDS = 2.0
 
 Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class _Question:
+    """Tag of what a member was asked, among the chains."""
+
+    number: int
 
 
 class ServicesTopology(Topology):
@@ -35,6 +44,8 @@ class ServicesTopology(Topology):
         self._chains: Completions[Any] = Completions(stall_timeout_seconds)
         self._num_chains = 0
         """That have come to their ends."""
+        self._told: dict[int, Any] = {}
+        """What members have answered to the question that is under way."""
         self._left_turns: list[Turn] = []
         """Of chains that ended while nobody asked for a turn."""
         self._broken: dict[Member, FleetError] = {}
@@ -97,11 +108,30 @@ class ServicesTopology(Topology):
             with self._account.waiting() if self._account else nullcontext():
                 tag, future = self._chains.next()
             self._num_chains += 1
-            turn = self._finish(tag, future)
+            self._take(tag, future)
         except FleetError as error:
             self._recover(error)
-        else:
-            self._left_turns += [turn] if turn is not None else []
+
+    def _take(self, tag: Any, future: Future) -> None:
+        if isinstance(tag, _Question):
+            self._told[tag.number] = future.result(self._timeout_seconds)
+        elif (turn := self._finish(tag, future)) is not None:
+            self._left_turns.append(turn)
+
+    def _ask(self, crew: Crew, method: str, numbers: Sequence[int]) -> list[Any]:
+        """What these members say, while chains are under way; those who are lost are replaced, and asked again.
+
+        A member answers after its part in chains, for which it may wait for others: if one of them is lost, the chain
+        says so at once, and the member's own answer would not.
+        """
+        self._told = {}
+        while left := [number for number in numbers if number not in self._told]:
+            for number in left:
+                if _Question(number) not in self._chains:
+                    asked = self._lasting(partial(crew.call, number, method))
+                    self._chains.watch(_Question(number), asked)
+            self._take_next()
+        return [self._told[number] for number in numbers]
 
     def _taken_turn(self) -> Turn:
         turns, self._left_turns = self._left_turns, []
@@ -183,11 +213,8 @@ class ServicesTopology(Topology):
     def _drain(self) -> None:
         """All chains are over, one way or the other."""
         while len(self._chains):
-            try:
-                turn = self._finish(*self._chains.next())
-            except FleetError:
-                continue  # a consequence of the same loss, or another one, which is found later
-            self._left_turns += [turn] if turn is not None else []
+            with suppress(FleetError):  # a consequence of the same loss, or another one, which is found later
+                self._take(*self._chains.next())
 
     @staticmethod
     def _begin(lost: Sequence[Member]) -> None:
