@@ -134,7 +134,7 @@ class Training:
             steps = self.trainee.num_steps
             self._log(before, steps, progressed)
             evaluation = self._evaluate_if_due(before, steps)
-            self.stopped_by = self._reason_to_stop(progressed, evaluation)
+            self.stopped_by = self._reason_to_stop(progressed, evaluation, steps)
             if self.stopped_by or _crosses(before, steps, self._run.checkpoint_interval):
                 self._save()
             yield self._status(evaluation)
@@ -177,7 +177,8 @@ class Training:
             self.trainee.view(),
         )
 
-    def _reason_to_stop(self, progressed: Progressed, evaluation: Evaluation | None) -> str:
+    def _reason_to_stop(self, progressed: Progressed, evaluation: Evaluation | None, steps: int) -> str:
+        """`steps` are those of the turn's end: more may have come since, and the updates owed for them have not."""
         if self._interruption:
             self._interruption.noticed()
             return "interrupted"
@@ -192,7 +193,7 @@ class Training:
             return self._asked_to_stop
         if 0 < self._run.episodes <= self._counters.episodes:
             return "episodes"
-        return "steps" if self.trainee.num_steps >= self._run.steps else ""
+        return "steps" if steps >= self._run.steps else ""
 
     def stop(self, reason: str) -> None:
         """Ends the run before its next block; the checkpoint is written as at any end."""

@@ -49,6 +49,16 @@ def test_steps_are_those_asked_for_and_the_updates_owed_are_made(
     assert_counts(run.summary, topology)
 
 
+@pytest.mark.parametrize(("topology", "backend"), [("parameter-server", "threads"), ("ape-x", "processes")])
+def test_chains_that_end_while_members_are_asked_do_not_end_the_run(
+    topology: str, backend: str, tmp_path: Path
+) -> None:
+    """Parameters, in nearly every turn: the run's last steps come between two turns, and updates are owed for them."""
+    run = tiny(tmp_path / "run", topology, backend=backend, evaluate_every_steps=40)
+    assert run.summary["stopped_by"] == "steps"
+    assert_counts(run.summary, topology)
+
+
 @pytest.mark.parametrize("topology", SERVICES)
 def test_three_workers_with_few_environments_and_a_short_last_block(topology: str, tmp_path: Path) -> None:
     changes = {"num_shards": 2} if topology in ("ape-x", "parameter-server") else {}
