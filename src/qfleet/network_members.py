@@ -1,7 +1,7 @@
 """What acts, learns and remembers in a run of a Q-network, made from its settings."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, final
 
@@ -28,6 +28,12 @@ class NetworkMembers:
 
     problem: Problem
     description: EnvironmentDescription
+    gpu: int = 0
+    """Which of the machine's, counted round."""
+
+    def on_gpu(self, number: int) -> "NetworkMembers":
+        """The same, with networks on this one of the machine's GPUs, if they are on GPUs at all."""
+        return replace(self, gpu=number)
 
     @property
     def num_mask_actions(self) -> int:
@@ -76,7 +82,7 @@ class NetworkMembers:
             self.num_mask_actions,
             seed,
             make_module=module_maker(problem, self.description),
-            device=torch_device(device),
+            device=torch_device(device, self.gpu),
         )
 
     def make_policy(self) -> Policy:
@@ -86,7 +92,7 @@ class NetworkMembers:
             return CompiledPolicy(compiled_plan(shape)[0], shape.num_inputs)
         from qfleet.deep.torch_learner import TorchPolicy
 
-        return TorchPolicy(module_maker(self.problem, self.description)(), torch_device(device))
+        return TorchPolicy(module_maker(self.problem, self.description)(), torch_device(device, self.gpu))
 
     def make_replay(self, config: DQNConfig, block_steps: int) -> Replay:
         """Room for what one actor gathers."""
@@ -136,10 +142,12 @@ def module_maker(problem: Problem, description: EnvironmentDescription) -> "Call
     return partial(QNetwork, shape) if network is None else partial(users_module, network, shape)
 
 
-def torch_device(device: str) -> "torch.device":
-    """What --device means here; raises QfleetError where there is no such device."""
+def torch_device(device: str, gpu: int = 0) -> "torch.device":
+    """What --device means here, on this one of the machine's GPUs, counted round; QfleetError where there is none."""
     import torch
 
     if device == "cuda" and not torch.cuda.is_available():
         raise QfleetError("--device cuda: PyTorch finds no CUDA device here; --device auto or cpu works")
-    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
+    if device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", gpu % torch.cuda.device_count())

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from qfleet.deep.dqn import DQNConfig
-from qfleet.deep.gloo import GlooGroup
 from qfleet.deep.learner import Learner
 from qfleet.deep.modules import QNetwork
 from qfleet.deep.networks import NetworkConfig, NetworkShape, decide
 from qfleet.deep.split import cut_state
 from qfleet.deep.tensor_parallel import TensorParallelLearner, network_without_values
+from qfleet.deep.torch_group import TorchGroup
 from qfleet.deep.torch_learner import TorchLearner, users_module
 from qfleet.environments.vector import ObservationLayout
 from qfleet.fleet import Group
@@ -73,8 +73,8 @@ def split_learner(
 ) -> TensorParallelLearner:
     """All ranks call it; `close` it in the end."""
     make = lambda: make_module(name, has_values=False)  # noqa: E731
-    gloo = GlooGroup(group, timeout_seconds)
-    return TensorParallelLearner(config, NETWORKS[name], 0, SEED, make_module=make, gloo=gloo)
+    torch_group = TorchGroup(group, timeout_seconds)
+    return TensorParallelLearner(config, NETWORKS[name], 0, SEED, make_module=make, torch_group=torch_group)
 
 
 def batch_of(learner: Learner, name: str, config: DQNConfig) -> Any:
@@ -92,7 +92,7 @@ def one_network(group: Group, name: str, config: DQNConfig) -> dict[str, Any]:
         found = measured(learner, name, config)
         return found | {"split": learner.split}
     finally:
-        learner._gloo.close()
+        learner._torch_group.close()
 
 
 def measured(learner: TorchLearner | TensorParallelLearner, name: str, config: DQNConfig) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def go_on_from(group: Group, name: str, config: DQNConfig, state: dict[str, Any]
         learner.learn(filled_replay(NETWORKS[name], config).view(), 5, 0.4)
         return {"state": learner.save_state(), "split": learner.split}
     finally:
-        learner._gloo.close()
+        learner._torch_group.close()
 
 
 LARGE = decide(NetworkConfig(hidden_sizes=(3072, 3072)), VECTOR, 1, 3)
@@ -139,20 +139,20 @@ def learn_within_limit(group: Group, is_split: bool) -> list[float] | str:
     limits = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (_own_address_space() + LARGE_MEMORY_BYTES, limits[1]))
     try:
-        learner = _large(config, small._gloo, is_split=is_split)
+        learner = _large(config, small._torch_group, is_split=is_split)
         batch = learner.draw(filled_replay(LARGE, config).view(), 0.4)
         return [_loss(learner, batch) for _ in range(20)]
     except (MemoryError, RuntimeError) as error:
         return str(error)
     finally:
         resource.setrlimit(resource.RLIMIT_AS, limits)
-        small._gloo.close()
+        small._torch_group.close()
 
 
-def _large(config: DQNConfig, gloo: GlooGroup, *, is_split: bool) -> Learner:
+def _large(config: DQNConfig, torch_group: TorchGroup, *, is_split: bool) -> Learner:
     if is_split:
         make: Callable[[], nn.Module] = lambda: network_without_values(LARGE)  # noqa: E731
-        return TensorParallelLearner(config, LARGE, 0, SEED, make_module=make, gloo=gloo)
+        return TensorParallelLearner(config, LARGE, 0, SEED, make_module=make, torch_group=torch_group)
     device = torch.device("cpu")
     return TorchLearner(config, LARGE, 0, SEED, make_module=lambda: QNetwork(LARGE), device=device)
 

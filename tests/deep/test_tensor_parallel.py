@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from qfleet.backends.mpi_launch import num_ranks
-from qfleet.deep.gloo import GlooGroup
 from qfleet.deep.split import Split, join_states
+from qfleet.deep.torch_group import TorchGroup
 from qfleet.errors import FleetError, NonFiniteError, QfleetError
 from qfleet.fleet import Group
 from tests.backends.members import Members
@@ -134,7 +134,7 @@ def _learn_from_infinity(group: Group) -> tuple[str, bool]:
             learner.learn_batch(batch)
         return str(caught.value), bool((learner.publish().vector == before).all())
     finally:
-        learner._gloo.close()
+        learner._torch_group.close()
 
 
 def test_what_is_not_finite_is_refused_by_all_alike(members: Members) -> None:
@@ -145,11 +145,11 @@ def test_what_is_not_finite_is_refused_by_all_alike(members: Members) -> None:
 def _listening(group: Group) -> list[str]:
     """The addresses that this process listens on, IPv4 and IPv6, before and with gloo: those that came."""
     before = _addresses()
-    gloo = GlooGroup(group, 60.0)
+    torch_group = TorchGroup(group, 60.0)
     group.barrier()
     came = _addresses() - before
     group.barrier()
-    gloo.close()
+    torch_group.close()
     return sorted(came)
 
 
@@ -177,7 +177,7 @@ def test_a_network_over_a_workers_memory_limit_trains_split_and_not_whole(member
 
 
 def _open_and_close(group: Group) -> None:
-    GlooGroup(group, 20.0).close()
+    TorchGroup(group, 20.0).close()
 
 
 @pytest.mark.skipif(IS_MPI, reason="of threads")

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from qfleet.assembly import Problem
 from qfleet.deep.learner import Learner
@@ -32,20 +33,20 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def members() -> NetworkMembers:
-    problem = Problem(make_settings("CartPole-v1", None, SETTINGS), "CartPole-v1")
+def members(device: str) -> NetworkMembers:
+    problem = Problem(make_settings("CartPole-v1", None, SETTINGS | {"device": device}), "CartPole-v1")
     return NetworkMembers(problem, problem.description())
 
 
-def task_of(workers: int) -> tuple[NetworkTask, np.ndarray]:
-    own = members()
+def task_of(workers: int, device: str = "cpu") -> tuple[NetworkTask, np.ndarray]:
+    own = members(device)
     initial = flat_values(own.make_learner(own.problem.settings.dqn, SEED).publish())
     dqn = own.problem.settings.dqn
     return NetworkTask(SEED, STEPS, workers, len(initial), own, dqn, BLOCK), initial
 
 
-def together(workers: int, backend: str) -> np.ndarray:
-    task, initial = task_of(workers)
+def together(workers: int, backend: str, device: str = "cpu") -> np.ndarray:
+    task, initial = task_of(workers, device)
     fleet = FLEETS[backend]()
     try:
         team = DataParallel(fleet, task, DataParallelConfig(block_steps=BLOCK))
@@ -102,3 +103,13 @@ def test_many_learners_are_one_with_larger_minibatches(workers: int, backend: st
     moved = np.abs(expected - initial).max()
     assert moved > 1e-2
     np.testing.assert_allclose(found, expected, atol=2e-3 * moved)
+
+
+@pytest.mark.parametrize("backend", ["threads", "processes", "ray"])
+def test_gpus_add_their_gradients_as_workers_do(backend: str) -> None:
+    """Processes, and Ray's, by NCCL; threads in main memory."""
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    found, expected = together(2, backend, "cuda"), one_with_all_batches(2)
+    moved = np.abs(expected - task_of(2)[1]).max()
+    np.testing.assert_allclose(found, expected, atol=1e-2 * moved)

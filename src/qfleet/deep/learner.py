@@ -68,11 +68,15 @@ class Learner(ABC):
     def apply(self, gradient: Gradient) -> None:
         """Makes one update with a gradient; raises NonFiniteError, with the values as they were."""
         norm = self._apply(gradient.vector, self.num_updates + 1)
+        self._note_update(gradient.loss, gradient.td_errors, norm)
+
+    def _note_update(self, loss: float, td_errors: NDArray[np.float32], norm: float) -> None:
+        """Of one made alone; NonFiniteError if it was not made, as the gradient's norm is not finite."""
         if not np.isfinite(norm):
             raise self._not_finite()
         self.num_updates += 1
         self._num_summed += 1
-        self._sums += (gradient.loss, np.mean(np.abs(gradient.td_errors), dtype=np.float64), norm)
+        self._sums += (loss, np.mean(np.abs(td_errors), dtype=np.float64), norm)
 
     def draw(self, view: ReplayView, importance_exponent: float) -> Batch:
         """The minibatch of the next update, as `learn` draws it; valid until the next call."""
@@ -104,6 +108,11 @@ class Learner(ABC):
         """
         numbers = range(len(batches.actions))
         return np.array([self.learn_batch(Batch(*(part[number] for part in batches))) for number in numbers])
+
+    @property
+    def gpu(self) -> str:
+        """What no other GPU is called, if the network is on one; otherwise nothing."""
+        return ""
 
     def use_threads(self, num_threads: int) -> None:
         """From now on so many threads make each update of `learn_batches` together, a part of the minibatch each.

@@ -16,6 +16,10 @@ from qfleet.replay.shard import ReplayShard
 class Members(Protocol):
     """Makes actors, learners and replays of one run; picklable."""
 
+    def on_gpu(self, number: int) -> "Members":
+        """The same, with networks on this one of the machine's GPUs, counted round, if they are on GPUs at all."""
+        ...
+
     def make_actor(
         self, config: DQNConfig, seed: int, block_steps: int, *, makes_priorities: bool = False
     ) -> Actor:

@@ -1,13 +1,12 @@
 """A Q-network, its environments and its replay on the surface of a table, for topologies that work in rounds."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qfleet.deep.dqn import DQNConfig
-from qfleet.deep.learner import Gradient
 from qfleet.deep.members import Members, share_of, worker_seed
 from qfleet.deep.parameters import Parameters, flat_values, from_flat_values
 from qfleet.deep.row_task import RowTask
@@ -38,6 +37,10 @@ class NetworkTask(RowTask):
     def round_steps(self) -> int:
         """Steps of each worker between two merges, if nothing else is asked for."""
         return ROUND_STEPS
+
+    def on_gpu(self, number: int) -> "NetworkTask":
+        """The same for a worker that takes this one of its machine's GPUs, counted round, if networks are on GPUs."""
+        return replace(self, members=self.members.on_gpu(number))
 
     def make_learner(self, worker: int, table: Table, *, weighted: bool = False) -> "NetworkLearner":
         """The learner of one worker."""
@@ -114,10 +117,9 @@ class NetworkLearner:
         progress = self._planned_steps * self.task.num_workers / self.task.total_steps
         return self.config.importance_exponent_at(progress)
 
-    def update(self, batch: Batch, gradient: Gradient) -> None:
-        """Makes an update with the mean of all workers' gradients, and gives its own batch its priorities."""
-        self.learner.apply(gradient)
-        self.learner.prioritize(self.replay.view(), batch, gradient.td_errors)
+    def prioritize(self, batch: Batch, td_errors: NDArray[np.float32]) -> None:
+        """Gives what was drawn from its own replay the priorities of its new TD errors (batch,)."""
+        self.learner.prioritize(self.replay.view(), batch, td_errors)
 
     def sample_pairs(self) -> NDArray[np.int64]:
         """Nothing of its values is anybody else's."""

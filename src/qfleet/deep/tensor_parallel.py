@@ -19,7 +19,6 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from qfleet.deep.dqn import DQNConfig
-from qfleet.deep.gloo import GlooGroup
 from qfleet.deep.layer_pairs import Cut, find_cuts
 from qfleet.deep.learner import Policy
 from qfleet.deep.modules import QNetwork
@@ -27,6 +26,7 @@ from qfleet.deep.networks import NetworkShape
 from qfleet.deep.optimizer import adam, global_norm
 from qfleet.deep.parameters import Parameters
 from qfleet.deep.split import Split, SplitTensor
+from qfleet.deep.torch_group import TorchGroup
 from qfleet.deep.torch_learner import ModuleLearner, VectorModule, refuse_unflattenable
 from qfleet.errors import FleetError, QfleetError
 from qfleet.fleet import Group
@@ -165,18 +165,18 @@ class TensorParallelLearner(ModuleLearner):
         seed: int,
         *,
         make_module: Callable[[], nn.Module],
-        gloo: GlooGroup,
+        torch_group: TorchGroup,
     ) -> None:
         """`make_module` gives a module of the unsplit network, with or without memory (`network_without_values`)."""
-        online = ShardedModule(make_module(), gloo.mesh, seed, trains=True)
-        target = ShardedModule(make_module(), gloo.mesh, seed, trains=False)
+        online = ShardedModule(make_module(), torch_group.mesh, seed, trains=True)
+        target = ShardedModule(make_module(), torch_group.mesh, seed, trains=False)
         super().__init__(config, shape, num_mask_actions, seed, online=online, target=target)
-        self.split, self._gloo = online.split, gloo
+        self.split, self._torch_group = online.split, torch_group
         spans = zip(self.split.tensors, self.split.part_spans(), strict=True)
         self._spans = [(span, tensor.axis is not None) for tensor, span in spans]
 
     def _backward(self, batch: Batch, number: int) -> tuple[float, NDArray[np.float32]]:
-        with self._gloo.naming_the_lost():
+        with self._torch_group.naming_the_lost():
             return super()._backward(batch, number)
 
     def _adam(self, gradient: Tensor, number: int) -> float:
@@ -201,8 +201,8 @@ class TensorParallelLearner(ModuleLearner):
         whole = [gradient[span] for span, is_split in self._spans if not is_split]
         own = sum(global_norm(gradient[span].numpy()) ** 2 for span, is_split in self._spans if is_split)
         message = torch.cat([torch.tensor([own], dtype=torch.float64), *(part.double() for part in whole)])
-        self._gloo.add_up(message)
-        averages = message[1:] / self._gloo.size
+        self._torch_group.add_up(message)
+        averages = message[1:] / self._torch_group.size
         for part, average in zip(whole, averages.split([len(part) for part in whole]), strict=True):
             part.copy_(average)
         return math.sqrt(float(message[0]) + float(averages.square().sum()))
@@ -210,7 +210,7 @@ class TensorParallelLearner(ModuleLearner):
     @torch.no_grad()
     def values(self, observations: NDArray) -> NDArray[np.float32]:
         """Q (num, num_actions) of stacked observations (num, frame_stack * size), which all workers hand in."""
-        with self._gloo.naming_the_lost():
+        with self._torch_group.naming_the_lost():
             return self._select(torch.from_numpy(observations))
 
     def policy(self) -> Policy:

@@ -8,6 +8,7 @@ import copy
 import math
 from abc import abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, final
 
 import numpy as np
@@ -144,7 +145,7 @@ class TorchPolicy(Policy):
 
     def __init__(self, module: nn.Module, device: torch.device) -> None:
         self._flat = FlatModule(module, device)
-        self._device = device
+        self.device = device
         module.eval()
 
     def load(self, parameters: Parameters) -> None:
@@ -154,7 +155,7 @@ class TorchPolicy(Policy):
     @torch.no_grad()
     def values(self, observations: NDArray) -> NDArray[np.float32]:
         """Q (num, num_actions)."""
-        inputs = torch.from_numpy(observations).to(self._device)
+        inputs = torch.from_numpy(observations).to(self.device)
         return self._flat.module(inputs).cpu().numpy()
 
 
@@ -172,14 +173,24 @@ class ModuleLearner(Learner):
         target: VectorModule,
     ) -> None:
         super().__init__(config, shape, num_mask_actions, seed)
-        self._online, self._target, self._device = online, target, online.vector.device
+        self._online, self._target, self.device = online, target, online.vector.device
         self._online.module.train()
         self._target.module.eval()
         self._target.copy_from(self._online)
-        self._moments = torch.zeros(2, len(self._online.vector), device=self._device)
+        self._moments = torch.zeros(2, len(self._online.vector), device=self.device)
+        self._is_on_gpu = self.device.type == "cuda"
+
+    @property
+    def gpu(self) -> str:
+        """What no other GPU is called, if the network is on one."""
+        return str(torch.cuda.get_device_properties(self.device).uuid) if self._is_on_gpu else ""
+
+    def _apart(self) -> AbstractContextManager[None]:
+        """What is drawn inside is not missing outside."""
+        return torch.random.fork_rng([self.device] if self._is_on_gpu else [])
 
     def _learn(self, view: ReplayView, num_updates: int, importance_exponent: float) -> int:
-        with torch.random.fork_rng():
+        with self._apart():
             return self._updates(view, num_updates, importance_exponent)
 
     def _updates(self, view: ReplayView, num_updates: int, importance_exponent: float) -> int:
@@ -198,9 +209,25 @@ class ModuleLearner(Learner):
         return num_updates
 
     def _gradient(self, batch: Batch) -> Gradient:
-        with torch.random.fork_rng():
+        with self._apart():
             loss, td_errors = self._backward(batch, self.num_updates + 1)
         return Gradient(self._online.gradient.cpu().numpy().copy(), loss, td_errors)
+
+    def learn_with_others(self, batch: Batch, average: Callable[[Tensor], None]) -> NDArray[np.float32]:
+        """Makes one update with the mean of several learners' gradients; the TD errors (batch,) of this minibatch.
+
+        `average` puts that mean in the place of this one's gradient (num_parameters,), on its device. If one's loss or
+        gradient is not finite, all raise NonFiniteError, with the values as they were.
+        """
+        with self._apart():
+            loss, td_errors = self._backward(batch, self.num_updates + 1)
+        if not np.isfinite(loss):
+            self._online.gradient.fill_(
+                math.nan
+            )  # the others hear of it by the mean, and none waits for this one
+        average(self._online.gradient)
+        self._note_update(loss, td_errors, self._optimize(self._online.gradient, self.num_updates + 1))
+        return td_errors
 
     def _apply(self, gradient: NDArray[np.float32], number: int) -> float:
         self._online.gradient.copy_(torch.from_numpy(gradient))
@@ -210,15 +237,16 @@ class ModuleLearner(Learner):
         """What the module draws (dropout) in an update follows from its number, so that resuming repeats it."""
         noise_seed = (self.seed << 32) ^ number
         torch.default_generator.manual_seed(noise_seed)
-        if self._device.type == "cuda":
-            torch.cuda.manual_seed(noise_seed)
+        if self._is_on_gpu:
+            with torch.cuda.device(self.device):
+                torch.cuda.manual_seed(noise_seed)
 
     def _backward(self, batch: Batch, number: int) -> tuple[float, NDArray[np.float32]]:
         """Leaves the minibatch's gradient in the flat gradient; the loss, and TD errors (batch,)."""
         self._seed_noise(number)
         num = len(batch.actions)
         targets, td_errors = np.empty(num, np.float32), np.empty(num, np.float32)
-        observations = torch.from_numpy(batch.observations).to(self._device)
+        observations = torch.from_numpy(batch.observations).to(self.device)
         with torch.no_grad():
             next_values = self._target.module(observations[num:]).cpu().numpy()
             selecting = self._select(observations[num:]) if self._rule.double else next_values
@@ -230,7 +258,7 @@ class ModuleLearner(Learner):
         deltas, limit = np.empty_like(found), self._rule.huber_limit
         loss = td_loss(found, batch.actions, targets, batch.weights, limit, td_errors, deltas)
         self._online.gradient.zero_()
-        values.backward(torch.from_numpy(deltas).to(self._device))
+        values.backward(torch.from_numpy(deltas).to(self.device))
         return loss, td_errors
 
     def _select(self, observations: Tensor) -> NDArray[np.float32]:
@@ -256,7 +284,7 @@ class ModuleLearner(Learner):
         rate = self._rule.target_update_rate
         if rate >= 1:
             self._target.copy_from(self._online)
-        elif self._device.type == "cpu":
+        elif self.device.type == "cpu":
             move_towards(self._target.vector.numpy(), self._online.vector.numpy(), rate)
         else:
             self._target.vector.lerp_(self._online.vector, rate)
@@ -272,9 +300,9 @@ class ModuleLearner(Learner):
 
     def share(self, vectors: NDArray[np.float32]) -> None:
         """From now on learns in memory that others learn in too."""
-        if self._device.type != "cpu":
+        if self.device.type != "cpu":
             raise QfleetError(
-                f"a network on {self._device.type} cannot share its parameters in the host's memory; --device cpu can"
+                f"a network on {self.device.type} cannot share its parameters in the host's memory; --device cpu can"
             )
         self._online.rebind(torch.from_numpy(vectors[0]))
         self._target.rebind(torch.from_numpy(vectors[1]))
@@ -325,12 +353,12 @@ class TorchLearner(ModuleLearner):
 
     def policy(self) -> TorchPolicy:
         """A module of the same shape to act with."""
-        return TorchPolicy(self._make_module(), self._device)
+        return TorchPolicy(self._make_module(), self.device)
 
     def _adam(self, gradient: Tensor, number: int) -> float:
         rule, flat = self._rule, self._online
-        step = adam if self._device.type == "cpu" else adam_on_device
-        convert = (lambda tensor: tensor.numpy()) if self._device.type == "cpu" else (lambda tensor: tensor)
+        step = adam if self.device.type == "cpu" else adam_on_device
+        convert = (lambda tensor: tensor.numpy()) if self.device.type == "cpu" else (lambda tensor: tensor)
         return step(
             convert(flat.vector),
             convert(gradient),

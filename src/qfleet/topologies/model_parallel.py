@@ -93,18 +93,18 @@ class ModelParallelWorker:
     def make(self) -> Split:
         """Makes the network, with all others; how it lies over the workers."""
         # PyTorch is imported only by the runs that need it.
-        from qfleet.deep.gloo import GlooGroup
         from qfleet.deep.tensor_parallel import CollectivePolicy, TensorParallelLearner
+        from qfleet.deep.torch_group import TorchGroup
 
         task, leads = self._task, self._group.rank == 0
-        self._gloo = GlooGroup(self._group, self._config.stall_timeout_seconds)
+        self._torch_group = TorchGroup(self._group, self._config.stall_timeout_seconds)
         self._learner = TensorParallelLearner(
             task.config,
             task.shape,
             task.num_mask_actions,
             task.seed,
             make_module=task.make_module,
-            gloo=self._gloo,
+            torch_group=self._torch_group,
         )
         self._policy = CollectivePolicy(self._learner, self._group)
         self._actor = task.make_actor(self._policy) if leads else None
@@ -193,7 +193,7 @@ class ModelParallelWorker:
         """Closes worker 0's environments, and leaves PyTorch's group."""
         if self._actor is not None:
             self._actor.close()
-        self._gloo.close()
+        self._torch_group.close()
 
 
 def _broadcast(group: Group, batch: Batch) -> None:

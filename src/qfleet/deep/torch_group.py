@@ -1,41 +1,43 @@
-"""torch.distributed among the members of a group: what PyTorch's split layers talk through.
+"""torch.distributed among the members of a group: what PyTorch's split layers talk through, and GPUs' gradients.
 
-Of the group it takes where to meet, and the names of those that are lost; the network's numbers go through gloo.
+Of the group it takes where to meet, and the names of those that are lost; the network's numbers go through gloo, or
+between GPUs through NCCL.
 """
 
 import fcntl
 import os
-import secrets
 import socket
 import struct
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import timedelta
-from pathlib import Path
+from functools import cached_property
 from typing import Any, final
 
 import numpy as np
+import torch
 import torch.distributed as distributed
 from torch import Tensor
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 from torch.distributed.device_mesh import DeviceMesh
 
+from qfleet.deep.whereabouts import network, process, tell_all
 from qfleet.errors import FleetError, QfleetError
 from qfleet.fleet import Group
 
 _LOOPBACK, _LOOPBACK_INTERFACE = "127.0.0.1", "lo"
-_INTERFACE_VARIABLE = "GLOO_SOCKET_IFNAME"
+_INTERFACE_VARIABLES = {"gloo": "GLOO_SOCKET_IFNAME", "nccl": "NCCL_SOCKET_IFNAME"}
 _ADDRESS_OF_INTERFACE = 0x8915
 """SIOCGIFADDR of Linux."""
-_THIS_PROCESS = secrets.token_hex(8)
+_CPU = torch.device("cpu")
 
 
 @final
-class GlooGroup:
-    """One member's place among processes that compute one network; there is one at a time in a process."""
+class TorchGroup:
+    """One member's place among processes that compute together; there is one at a time in a process."""
 
-    def __init__(self, group: Group, timeout_seconds: float) -> None:
-        """All members call it together; FleetError naming one that does not come.
+    def __init__(self, group: Group, timeout_seconds: float, device: torch.device = _CPU) -> None:
+        """All members call it together, on GPUs each with one of its own; FleetError naming one that does not come.
 
         Half of `timeout_seconds`, the deadline of `group`, is that of each message, a quarter that of finding out
         who is lost.
@@ -44,18 +46,37 @@ class GlooGroup:
             raise QfleetError("this process is a member of a process group of torch.distributed already")
         self.rank, self.size, self._group = group.rank, group.size, group
         self._message, self._roll_call = timedelta(seconds=timeout_seconds / 2), timeout_seconds / 4
-        interface, address = _meeting_place(group)
+        self._is_of_gpus = device.type != "cpu"
+        backend = "nccl" if self._is_of_gpus else "gloo"
+        variable = _INTERFACE_VARIABLES[backend]
+        interface, address = _meeting_place(group, variable)
         self._store = _open_store(group, address, self._message)
-        with self.naming_the_lost(), _speaking_on(interface):
+        with self.naming_the_lost(), _speaking_on(interface, variable):
             distributed.init_process_group(
-                "gloo", store=self._store, rank=self.rank, world_size=self.size, timeout=self._message
+                backend,
+                store=self._store,
+                rank=self.rank,
+                world_size=self.size,
+                timeout=self._message,
+                device_id=device if self._is_of_gpus else None,
             )
-        self.mesh = DeviceMesh("cpu", list(range(self.size)))
+
+    @cached_property
+    def mesh(self) -> DeviceMesh:
+        """All members, as PyTorch's split layers name them; on CPUs."""
+        return DeviceMesh("cpu", list(range(self.size)))
 
     def add_up(self, tensor: Tensor) -> None:
-        """Puts the sum of all members' tensors in the place of each; the same bits everywhere."""
+        """Puts the sum of all members' tensors, on their devices, in the place of each; the same bits everywhere."""
+        if self._is_of_gpus:
+            self._group.barrier()  # NCCL does not say who is lost: whoever waits for it too long is aborted
         with self.naming_the_lost():
             distributed.all_reduce(tensor)
+
+    def average(self, tensor: Tensor) -> None:
+        """Puts the mean of all members' tensors in the place of each."""
+        self.add_up(tensor)
+        tensor /= self.size
 
     @contextmanager
     def naming_the_lost(self) -> Iterator[None]:
@@ -92,27 +113,20 @@ def _is_of_messages(error: RuntimeError) -> bool:
     return isinstance(error, distributed.DistError) or "gloo" in str(error)
 
 
-def _network() -> str:
-    """What is the same for processes that can meet on the loopback."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{boot}/{Path('/proc/self/ns/net').stat().st_ino}"
-
-
-def _meeting_place(group: Group) -> tuple[str, str]:
+def _meeting_place(group: Group, variable: str) -> tuple[str, str]:
     """The interface this member speaks on and its address there; raises QfleetError if members are threads."""
-    own = f"{_network()} {os.getpid()}/{_THIS_PROCESS} {socket.gethostname()}"
-    said = [part.tobytes().decode() for part in group.exchange([_bytes(own)] * group.size)]
+    said = tell_all(group, f"{network()} {process()} {socket.gethostname()}")
     networks, processes, hosts = zip(*(line.split(" ") for line in said), strict=True)
     if len(set(processes)) < group.size:
         raise QfleetError(
             "model-parallel needs a process for each worker, and threads share one; "
             "--backend processes, ray or mpi works"
         )
-    elsewhere = [host for host, network in zip(hosts, networks, strict=True) if network != _network()]
+    elsewhere = [host for host, name in zip(hosts, networks, strict=True) if name != network()]
     if not elsewhere:
         return _LOOPBACK_INTERFACE, _LOOPBACK
     address = _address_towards(elsewhere[0])
-    return os.environ.get(_INTERFACE_VARIABLE) or _interface_of(address), address
+    return os.environ.get(variable) or _interface_of(address), address
 
 
 def _bytes(text: str) -> Any:
@@ -146,17 +160,17 @@ def _interface_of(address: str) -> str:
 
 
 @contextmanager
-def _speaking_on(interface: str) -> Iterator[None]:
-    """gloo takes its interface from the environment; without it, it listens wherever the machine's name leads."""
-    before = os.environ.get(_INTERFACE_VARIABLE)
-    os.environ[_INTERFACE_VARIABLE] = interface
+def _speaking_on(interface: str, variable: str) -> Iterator[None]:
+    """Both take their interface from the environment; without it, gloo listens wherever the machine's name leads."""
+    before = os.environ.get(variable)
+    os.environ[variable] = interface
     try:
         yield
     finally:
         if before is None:
-            del os.environ[_INTERFACE_VARIABLE]
+            del os.environ[variable]
         else:
-            os.environ[_INTERFACE_VARIABLE] = before
+            os.environ[variable] = before
 
 
 def _open_store(group: Group, address: str, timeout: timedelta) -> TCPStore:
