@@ -31,6 +31,18 @@ class NetworkMembers:
     gpu: int = 0
     """Which of the machine's, counted round."""
 
+    @property
+    def may_be_on_gpu(self) -> bool:
+        """Whether networks are on a GPU where there is one."""
+        return not self._is_compiled and self.problem.settings.run.device != "cpu"
+
+    @property
+    def _is_compiled(self) -> bool:
+        """Whether networks are run by our own kernels, and not by PyTorch."""
+        problem = self.problem
+        compilable = problem.network is None and problem.shape(self.description).compilable
+        return compilable and problem.settings.run.device != "cuda"
+
     def on_gpu(self, number: int) -> "NetworkMembers":
         """The same, with networks on this one of the machine's GPUs, if they are on GPUs at all."""
         return replace(self, gpu=number)
@@ -71,7 +83,7 @@ class NetworkMembers:
         """The learner on the engine that fits its network and device."""
         problem, shape = self.problem, self.problem.shape(self.description)
         device = problem.settings.run.device
-        if problem.network is None and shape.compilable and device != "cuda":
+        if self._is_compiled:
             return CompiledLearner(config, shape, self.num_mask_actions, seed)
         # PyTorch is imported only by the runs that need it: that costs a second.
         from qfleet.deep.torch_learner import TorchLearner
@@ -88,7 +100,7 @@ class NetworkMembers:
     def make_policy(self) -> Policy:
         """A network to act with; give it parameters first."""
         shape, device = self.problem.shape(self.description), self.problem.settings.run.device
-        if self.problem.network is None and shape.compilable and device != "cuda":
+        if self._is_compiled:
             return CompiledPolicy(compiled_plan(shape)[0], shape.num_inputs)
         from qfleet.deep.torch_learner import TorchPolicy
 

@@ -16,6 +16,11 @@ from qfleet.replay.shard import ReplayShard
 class Members(Protocol):
     """Makes actors, learners and replays of one run; picklable."""
 
+    @property
+    def may_be_on_gpu(self) -> bool:
+        """Whether networks are on a GPU where there is one; the same on all machines."""
+        ...
+
     def on_gpu(self, number: int) -> "Members":
         """The same, with networks on this one of the machine's GPUs, counted round, if they are on GPUs at all."""
         ...

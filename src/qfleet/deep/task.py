@@ -10,6 +10,8 @@ from qfleet.deep.dqn import DQNConfig
 from qfleet.deep.members import Members, share_of, worker_seed
 from qfleet.deep.parameters import Parameters, flat_values, from_flat_values
 from qfleet.deep.row_task import RowTask
+from qfleet.deep.whereabouts import local_rank
+from qfleet.fleet import Group
 from qfleet.replay.replay import Batch
 from qfleet.tabular.learner import Advance
 from qfleet.tabular.records import Table
@@ -38,9 +40,11 @@ class NetworkTask(RowTask):
         """Steps of each worker between two merges, if nothing else is asked for."""
         return ROUND_STEPS
 
-    def on_gpu(self, number: int) -> "NetworkTask":
-        """The same for a worker that takes this one of its machine's GPUs, counted round, if networks are on GPUs."""
-        return replace(self, members=self.members.on_gpu(number))
+    def on_own_gpu(self, group: Group) -> "NetworkTask":
+        """The same for one of a group's members, who take the GPUs of their machine in turn; all call it together."""
+        if not self.members.may_be_on_gpu:
+            return self
+        return replace(self, members=self.members.on_gpu(local_rank(group)))
 
     def make_learner(self, worker: int, table: Table, *, weighted: bool = False) -> "NetworkLearner":
         """The learner of one worker."""

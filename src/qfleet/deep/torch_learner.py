@@ -222,9 +222,8 @@ class ModuleLearner(Learner):
         with self._apart():
             loss, td_errors = self._backward(batch, self.num_updates + 1)
         if not np.isfinite(loss):
-            self._online.gradient.fill_(
-                math.nan
-            )  # the others hear of it by the mean, and none waits for this one
+            # The others hear of it by the mean, and none waits for this one.
+            self._online.gradient.fill_(math.nan)
         average(self._online.gradient)
         self._note_update(loss, td_errors, self._optimize(self._online.gradient, self.num_updates + 1))
         return td_errors

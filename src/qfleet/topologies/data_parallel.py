@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qfleet.deep.task import NetworkLearner, NetworkTask
-from qfleet.deep.whereabouts import have_gpus_of_their_own, local_rank
+from qfleet.deep.whereabouts import have_gpus_of_their_own
 from qfleet.fleet import Fleet, Group
 from qfleet.replay.replay import Batch
 from qfleet.tabular.learner import Advance
@@ -42,13 +42,14 @@ class DataParallelWorker(EqualWorker[NetworkLearner]):
     """Acts in its own environments, and learns with all others."""
 
     def __init__(self, task: NetworkTask, config: DataParallelConfig, group: Group) -> None:
-        super().__init__(task.on_gpu(local_rank(group)), group)
-        self._config, self._on_gpus = config, self._met_on_gpus()
+        super().__init__(task.on_own_gpu(group), group)
+        may_be_on_gpu = task.members.may_be_on_gpu and group.size > 1
+        self._config, self._on_gpus = config, self._met_on_gpus() if may_be_on_gpu else None
 
     def _met_on_gpus(self) -> "LearningTogether | None":
         """If every worker has one of its own."""
         learner = self._learner.learner
-        if not have_gpus_of_their_own(self._group, learner.gpu) or self._group.size == 1:
+        if not have_gpus_of_their_own(self._group, learner.gpu):
             return None
         # PyTorch is imported only by the runs that need it.
         from qfleet.deep.learning_together import LearningTogether
