@@ -14,22 +14,13 @@ from functools import partial
 from typing import Any
 
 from acting_runs import run_rate
+from cart_pole_seeds import TOPOLOGIES
 from slow_environments import BurningEnv, burn
 from timing import best_seconds, verdict
 
 STEP_SECONDS, MANY_TURNS = 1e-3, 100_000
 LEARNED_STEPS_A_SECOND = 130
 """By serial, about."""
-GATHERING = [
-    "averaged",
-    "data-parallel",
-    "pooled",
-    "asynchronous",
-    "async-n-step",
-    "parameter-server",
-    "ape-x",
-]
-TOPOLOGIES = [*GATHERING, "model-parallel"]
 ACTING: dict[str, Any] = {"hidden_sizes": (64, 64), "batch_size": 64, "updates_per_step": 0.125}
 LEARNING: dict[str, Any] = {"hidden_sizes": (2048, 2048), "batch_size": 512, "updates_per_step": 0.05}
 REPLAY: dict[str, Any] = {"learning_starts_steps": 600, "replay_capacity": 50_000, "priority_exponent": 0.0}
@@ -64,7 +55,7 @@ def compare(
 def main(seconds: float, topologies: list[str]) -> bool:
     turns = round(MANY_TURNS * STEP_SECONDS / best_seconds(lambda calls: burn(calls * MANY_TURNS), 1))
     slow = partial(BurningEnv, turns)
-    acting = [name for name in topologies if name in GATHERING]
+    acting = [name for name in topologies if name != "model-parallel"]
     learning = [name for name in topologies if name != "async-n-step"]
     steps = round(seconds / STEP_SECONDS), round(seconds * LEARNED_STEPS_A_SECOND)
     reached = compare("acting", slow, steps[0], ACTING, "processes", acting)
@@ -73,4 +64,4 @@ def main(seconds: float, topologies: list[str]) -> bool:
 
 if __name__ == "__main__":
     asked = sys.argv[1:]
-    raise SystemExit(0 if main(float([*asked, 20][0]), asked[1:] or TOPOLOGIES) else 1)
+    raise SystemExit(0 if main(float([*asked, 20][0]), asked[1:] or list(TOPOLOGIES)) else 1)

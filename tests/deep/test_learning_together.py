@@ -11,7 +11,7 @@ from qfleet.backends.mpi_launch import num_ranks
 from qfleet.deep.learner import Learner
 from qfleet.deep.learning_together import LearningTogether
 from qfleet.deep.whereabouts import have_gpus_of_their_own, local_rank
-from qfleet.errors import NonFiniteError, QfleetError
+from qfleet.errors import NonFiniteError
 from qfleet.fleet import Group
 from qfleet.replay.replay import Batch
 from tests.backends.members import BACKENDS, Members
@@ -130,15 +130,6 @@ def test_who_has_a_gpu_of_its_own(backend: str) -> None:
             assert group.run(_where, others) == [(rank, False) for rank in range(size)]
     finally:
         group.fleet.close()
-
-
-@pytest.mark.skipif(IS_MPI, reason="of threads")
-def test_threads_are_refused_in_one_line() -> None:
-    group = Members("threads", 2, 5.0)
-    with pytest.raises(QfleetError, match="needs a process for each worker") as caught:
-        run(group, learn_parts, "mlp")
-    assert "\n" not in str(caught.value)
-    group.fleet.close()
 
 
 @pytest.mark.soak

@@ -113,6 +113,7 @@ class ServicesTopology(Topology):
             self._recover(error)
 
     def _take(self, tag: Any, future: Future) -> None:
+        """An answer is kept for who asked, and a turn for who takes the next one."""
         if isinstance(tag, _Question):
             self._told[tag.number] = future.result(self._timeout_seconds)
         elif (turn := self._finish(tag, future)) is not None:
