@@ -53,6 +53,17 @@ def test_a_program_that_raises_ends_its_job_with_its_traceback(tmp_path: Path) -
     assert code == 1 and err.count("ValueError: no such thing") == 1 and out == "", err
 
 
+def test_a_program_that_returns_nothing_has_succeeded(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from qfleet.backends.mpi_job import run_job\n"
+        "def main():\n    print('done')\n"
+        "raise SystemExit(run_job(main))\n"
+    )
+    code, out, err = finish(start(tmp_path, 2, script))
+    assert code == 0 and out.strip() == "done", err
+
+
 def test_a_rank_that_never_joins_ends_the_job_with_where_the_others_wait(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(

@@ -116,10 +116,10 @@ def _ending_the_job_after(seconds: float) -> Iterator[None]:
         faulthandler.cancel_dump_traceback_later()
 
 
-def run_job(program: Callable[[], int]) -> int:
-    """Runs `program` on rank 0 and gives its exit code there; the other ranks work for its fleets, and give 0.
+def run_job(program: Callable[[], int | None]) -> int:
+    """Runs `program` on rank 0; the other ranks work for its fleets, and give 0.
 
-    What the program raises is printed, and is exit code 1.
+    What it returns is the exit code there, None is 0; what it raises is printed, and is exit code 1.
     """
     from qfleet.backends.mpi_server import end_servers, serve
 
@@ -139,7 +139,7 @@ def run_job(program: Callable[[], int]) -> int:
 
 def _code_of(program: Callable[[], Any]) -> int:
     try:
-        return int(program())
+        return int(program() or 0)
     except SystemExit as exit:
         return exit.code if isinstance(exit.code, int) else int(exit.code is not None)
     except BaseException:
